@@ -1,0 +1,1 @@
+"""Cells: one recurrent step each, plain functions over plain dicts."""

@@ -1,0 +1,76 @@
+"""From a name on the command line to a cell."""
+
+import difflib
+import importlib
+from collections.abc import Callable
+from functools import partial
+
+from seqlab.cells import lstm
+from seqlab.cells.affine import Init
+from seqlab.cells.gru import GRU
+from seqlab.cells.lstm import LSTM
+from seqlab.cells.rnn import RNN
+from seqlab.errors import InputError
+from seqlab.types import Cell
+
+CELLS: dict[str, Callable[..., Cell]] = {
+    "rnn": RNN,
+    "rnn-relu": partial(RNN, activation="relu"),
+    "rnn-sigmoid": partial(RNN, activation="sigmoid"),
+    "rnn-identity": partial(RNN, activation="identity"),
+    "irnn": partial(
+        RNN, activation="relu", weight_init=Init(recurrent="identity", input_gain=0.001)
+    ),
+    "lstm": LSTM,
+    "lstm-1997": partial(LSTM, forget_gate=1.0),
+    "lstm-vanilla": lstm.Vanilla,
+    "lstm-nig": lstm.NIG,
+    "lstm-nfg": lstm.NFG,
+    "lstm-nog": lstm.NOG,
+    "lstm-niaf": lstm.NIAF,
+    "lstm-noaf": lstm.NOAF,
+    "lstm-np": lstm.NP,
+    "lstm-cifg": lstm.CIFG,
+    "lstm-fgr": lstm.FGR,
+    "gru": GRU,
+    "gru-after": partial(GRU, reset="after"),
+    "gru-torch": partial(GRU, reset="after", z_multiplies="state"),
+}
+
+
+def lookup(name: str) -> Callable[..., Cell]:
+    """What makes the cell of that name; call it with `hidden_size=` and the cell's own fields.
+
+    Args:
+      name: one of `CELLS`, or "package.module:Class" for a cell of your own, found on the Python path.
+
+    Raises:
+      InputError: when there is no such name, module or class; it lists what there is.
+    """
+    if name in CELLS:
+        return CELLS[name]
+    if ":" in name:
+        return _own(name)
+    close = difflib.get_close_matches(name, CELLS, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise InputError(
+        f"unknown cell {name!r}{hint} Known: {', '.join(CELLS)}; or package.module:Class"
+    )
+
+
+def _own(name: str) -> Callable[..., Cell]:
+    module_name, _, class_name = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), class_name)
+    except ImportError as error:
+        raise InputError(f"cell {name!r}: cannot import {module_name!r}: {error}") from error
+    except AttributeError as error:
+        raise InputError(f"cell {name!r}: module {module_name!r} has no {class_name!r}") from error
+    missing = [
+        method
+        for method in ("init", "initial_carry", "step", "output")
+        if not callable(getattr(found, method, None))
+    ]
+    if missing and not isinstance(found, partial):
+        raise InputError(f"cell {name!r}: {class_name} lacks {', '.join(missing)}")
+    return found

@@ -1,0 +1,1 @@
+"""Exact gradient instruments for any cell in any model, and the closed forms to draw over them."""

@@ -1,0 +1,103 @@
+"""Closed forms and bounds to draw over a measured gradient curve. Natural logs, float64."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from seqlab.types import Array
+
+# Largest slope of each activation; a Jacobian factor diag(phi') has no larger operator norm.
+MAX_SLOPE = {"tanh": 1.0, "relu": 1.0, "identity": 1.0, "sigmoid": 0.25}
+
+# phi'(a) from phi(a), so that a bound can be read off the states.
+SLOPE_FROM_OUTPUT = {
+    "tanh": lambda h: 1.0 - jnp.square(h),
+    "relu": lambda h: (h > 0).astype(h.dtype),
+    "identity": jnp.ones_like,
+    "sigmoid": lambda h: h * (1.0 - h),
+}
+
+
+class MeanField(NamedTuple):
+    """Fixed point of the mean-field theory of a wide random network."""
+
+    q: float  # variance of a pre-activation
+    chi: float  # growth of the mean squared Jacobian per step
+    log_slope: float  # 1/2 log chi, nats per step, of the typical gradient norm
+
+
+def mean_field_tanh(gain: float, input_variance: float = 0.0) -> MeanField:
+    """Growth of gradients in a wide tanh RNN with random recurrent weights.
+
+        q = g^2 E[tanh(sqrt(q) u)^2] + s^2,    chi = g^2 E[(1 - tanh(sqrt(q) u)^2)^2],    u ~ N(0, 1)
+
+    The mean squared norm of a product of k Jacobians grows as chi^k. Gaussian weights N(0, g^2 / H) or g times
+    a random orthogonal matrix, H large, states read as independent of the weights.
+
+    Args:
+      gain: g.
+      input_variance: s^2, variance of W_x x + b over units and steps, drawn anew each step.
+
+    Returns:
+      MeanField(q, chi, log_slope). Without input and with g <= 1, q = 0 and chi = g^2.
+
+    References: Sompolinsky et al., 1988; Poole et al., 2016; Chen, Pennington and Schoenholz, 2018.
+    """
+    nodes, weights = np.polynomial.hermite_e.hermegauss(201)
+    weights = weights / weights.sum()
+
+    def mean(values):
+        return float(np.sum(weights * values))
+
+    def excess(q):
+        return gain**2 * mean(np.tanh(np.sqrt(q) * nodes) ** 2) + input_variance - q
+
+    # The map is concave in q, so the largest fixed point is the only stable one: bisect from above.
+    low, high = input_variance, gain**2 + input_variance + 1.0
+    if input_variance == 0.0:
+        if gain <= 1.0:
+            return MeanField(0.0, gain**2, float(np.log(gain)) if gain > 0 else float("-inf"))
+        low = 1e-12
+    for _ in range(200):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if excess(middle) > 0 else (low, middle)
+    q = 0.5 * (low + high)
+    chi = gain**2 * mean((1.0 - np.tanh(np.sqrt(q) * nodes) ** 2) ** 2)
+    return MeanField(q, chi, 0.5 * float(np.log(chi)))
+
+
+def log_scaled_orthogonal(gain: float, lag: np.ndarray) -> np.ndarray:
+    """lag * log g: every singular value of a linear RNN with W_h = g Q, exactly."""
+    return np.asarray(lag) * np.log(gain)
+
+
+def log_forget_bias(forget_bias: float, lag: np.ndarray) -> np.ndarray:
+    """lag * log sigmoid(b_f): the direct path of an LSTM whose forget gate is its bias alone, exactly."""
+    return -np.asarray(lag) * np.logaddexp(0.0, -forget_bias)
+
+
+def log_rnn_bound(recurrent_weights: Array, hs: Array, activation: str = "tanh") -> Array:
+    """Upper bound on log ||d h_T / d h_t||_2 of a vanilla RNN for t = 0 ... T-1, [..., T].
+
+        ||d h_T / d h_t|| <= product over k = t+1 ... T of  max_i phi'(a_k)_i  sigma_max(W_h)
+
+    Never violated. With phi' replaced by its maximum gamma it is the textbook bound (gamma sigma_max)^(T - t):
+    sigma_max < 1 / gamma is sufficient for vanishing, sigma_max > 1 / gamma necessary for exploding.
+
+    Args:
+      recurrent_weights: W_h, [H, H].
+      hs: states h_1 ... h_T, [..., T, H].
+      activation: phi.
+
+    References: Pascanu et al., 2013, section 2.1, with the slopes kept step by step.
+    """
+    largest = jnp.linalg.norm(recurrent_weights, ord=2)
+    steps = jnp.log(jnp.max(SLOPE_FROM_OUTPUT[activation](hs), axis=-1)) + jnp.log(largest)
+    return jax.lax.cumsum(steps, axis=steps.ndim - 1, reverse=True)
+
+
+def half_life(log_slope: float) -> float:
+    """Steps in which a norm that changes by `log_slope` nats per step halves (or doubles); inf if it stays."""
+    return float("inf") if log_slope == 0 else float(np.log(2.0) / abs(log_slope))

@@ -1,0 +1,40 @@
+"""Losses, one number per example or step, and their mean over what is real."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from seqlab.types import Array
+
+
+def cross_entropy(logits: Array, labels: Array) -> Array:
+    """-log softmax(logits)[label] in nats, [...], from logits [..., V] and integer labels [...]."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def binary_cross_entropy(logits: Array, labels: Array) -> Array:
+    """-log p(label) in nats for p = sigmoid(logits), [...]; labels 0 or 1, [...]."""
+    return optax.sigmoid_binary_cross_entropy(logits, labels)
+
+
+def squared_error(predictions: Array, targets: Array) -> Array:
+    """Squared error summed over the last axis, [...], from two arrays [..., D]."""
+    return jnp.sum(jnp.square(predictions - targets), axis=-1)
+
+
+def masked_mean(values: Array, mask: Array | None = None) -> Array:
+    """Mean over the real entries: values [...], mask [...] bool; 0 where nothing is real.
+
+    What stands at a masked entry, NaN included, touches neither the mean nor its gradient.
+    """
+    if mask is None:
+        return jnp.mean(values)
+    real = jnp.where(mask, values, 0.0)
+    return jnp.sum(real) / jnp.maximum(jnp.sum(mask), 1)
+
+
+def label_accuracy(logits: Array, labels: Array, mask: Array | None = None) -> Array:
+    """Share of real entries whose largest logit is the label's."""
+    return masked_mean(
+        (jnp.argmax(jax.lax.stop_gradient(logits), axis=-1) == labels).astype(logits.dtype), mask
+    )

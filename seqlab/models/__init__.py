@@ -1,0 +1,1 @@
+"""Models: Flax layers around the loop, turned into pure functions by `functional`."""

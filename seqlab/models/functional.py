@@ -1,0 +1,34 @@
+"""From a Flax module to a pair of pure functions over a plain dict."""
+
+from flax import nnx
+
+from seqlab.types import Model
+
+
+def functional(module: type[nnx.Module], *args, **kwargs) -> Model:
+    """Pure `init` and `apply` for `module(*args, **kwargs)`.
+
+    Only `jax.jit`, `grad`, `vmap` and `scan` are then needed; the transforms of Flax are not.
+
+    Args:
+      module: a module class whose `__init__` takes `rngs`.
+      *args: what it takes before that.
+      **kwargs: likewise, by name.
+
+    Returns:
+      Model: `init(key)` gives a nested dict of arrays and may be jitted, or vmapped over keys;
+      `apply(params, *inputs, **options)` calls the module with those parameters.
+    """
+
+    def build(seed):
+        return module(*args, **kwargs, rngs=nnx.Rngs(seed))
+
+    structure = nnx.graphdef(nnx.eval_shape(lambda: build(0)))  # no arrays are made
+
+    def init(key):
+        return nnx.to_pure_dict(nnx.state(build(key)))
+
+    def apply(params, *inputs, **options):
+        return nnx.merge(structure, params)(*inputs, **options)
+
+    return Model(init, apply)

@@ -1,0 +1,290 @@
+"""The task shapes with one recurrence: many-to-one, many-to-many aligned, one-to-many."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, struct
+
+from seqlab.errors import InputError
+from seqlab.recurrence import Unrolled, init_stack, stack, unroll
+from seqlab.types import Array, Carry, Cell, Output
+
+HEADS = {"linear": lambda logits: logits, "sigmoid": jax.nn.sigmoid, "softmax": jax.nn.softmax}
+POOLINGS = ("last", "mean", "max")
+
+
+class Recurrent(nnx.Module):
+    """Owns the parameters of one cell, or of a stack of layers of it; walks sequences with `unroll`.
+
+    Attributes:
+      cell: the cell.
+      weights: its parameters; of a stack or of two directions, by layer and direction.
+      output_size: width of what it gives, H, or 2H with two directions.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        input_size: int,
+        *,
+        num_layers: int = 1,
+        both_directions: bool = False,
+        dropout: float = 0.0,
+        variational: bool = False,
+        recurrent_dropout: float = 0.0,
+        rngs: nnx.Rngs,
+    ):
+        self.cell = cell
+        self.num_layers = num_layers
+        self.both_directions = both_directions
+        self.is_plain = num_layers == 1 and not both_directions and not recurrent_dropout
+        self.drop = {
+            "dropout": dropout,
+            "variational": variational,
+            "recurrent_dropout": recurrent_dropout,
+        }
+        self.output_size = cell.hidden_size * (2 if both_directions else 1)
+        if self.is_plain:
+            weights = cell.init(rngs.params(), input_size)
+        else:
+            weights = init_stack(
+                [cell] * num_layers, rngs.params(), input_size, both_directions=both_directions
+            )
+        self.weights = nnx.data(jax.tree.map(nnx.Param, weights))
+
+    def __call__(self, xs: Array, *, key: Array | None = None, **loop) -> Unrolled:
+        """Walks `xs` [..., T, D]; `key` draws the dropout masks, the rest goes to `unroll`."""
+        weights = nnx.as_pure(self.weights)
+        if self.is_plain:
+            return unroll(self.cell, weights, xs, **loop)
+        return stack(
+            [self.cell] * self.num_layers,
+            weights,
+            xs,
+            both_directions=self.both_directions,
+            key=key,
+            **self.drop,
+            **loop,
+        )
+
+    def last(self, carry: Carry) -> Array:
+        """Output of the last layer after each row's last real step, [..., output_size]."""
+        if self.is_plain:
+            return self.cell.output(carry)
+        top = carry[f"layer_{self.num_layers - 1}"]
+        if not self.both_directions:
+            return self.cell.output(top)
+        return jnp.concatenate([self.cell.output(top[d]) for d in ("forward", "backward")], axis=-1)
+
+
+class _SequenceReader(nnx.Module):
+    """Embeds tokens if there is a vocabulary, then walks; what both many-to models share."""
+
+    def __init__(
+        self,
+        cell: Cell,
+        *,
+        input_size: int,
+        output_size: int,
+        head: str = "linear",
+        vocab_size: int | None = None,
+        rngs: nnx.Rngs,
+        **layers: Any,
+    ):
+        _known("head", head, HEADS)
+        self.head_kind = head
+        self.has_vocabulary = vocab_size is not None
+        if vocab_size is not None:
+            # Entries of unit variance, so that pre-activations begin with unit variance too.
+            self.embed = nnx.Embed(
+                vocab_size,
+                input_size,
+                embedding_init=nnx.initializers.normal(1.0),
+                param_dtype=jnp.result_type(float),
+                rngs=rngs,
+            )
+        self.rnn = Recurrent(cell, input_size, rngs=rngs, **layers)
+        self.head = _linear(self.rnn.output_size, output_size, rngs)
+
+    def walk(self, xs, mask, taps, weight_taps, key, **loop):
+        if self.has_vocabulary:
+            xs = self.embed(xs)
+        return self.rnn(
+            xs,
+            mask=mask,
+            taps=(taps or {}).get("rnn"),
+            weight_taps=(weight_taps or {}).get("rnn"),
+            key=key,
+            **loop,
+        )
+
+    def answer(self, features, carries):
+        logits = self.head(features)
+        return Output(logits, HEADS[self.head_kind](logits), {"rnn": carries})
+
+
+class ManyToOne(_SequenceReader):
+    """Reads a sequence, answers once: y = head(W pool(h_1 ... h_T) + b).
+
+    Args (of the class):
+      cell: the recurrent cell.
+      input_size: D, features of a step; the width of the embedding where there is a vocabulary.
+      output_size: width of the answer.
+      head: what turns logits into predictions: "linear", "sigmoid" (two classes) or "softmax".
+      vocab_size: None for real inputs [..., T, D], or V for tokens [..., T] of integers below V.
+      pooling: "last" real step, or "mean" or "max" over real steps; all zeros for a row without one, but
+        "last", which is then the output of its first state.
+      num_layers, both_directions, dropout, variational, recurrent_dropout: of the layers, see
+        `seqlab.recurrence.stack`.
+    """
+
+    def __init__(self, cell: Cell, *, pooling: str = "last", rngs: nnx.Rngs, **reader: Any):
+        _known("pooling", pooling, POOLINGS)
+        self.pooling = pooling
+        super().__init__(cell, rngs=rngs, **reader)
+
+    def __call__(self, xs, mask=None, *, taps=None, weight_taps=None, key=None, **loop) -> Output:
+        """Output with logits [..., output_size]; `mask` [..., T] is True where real."""
+        rnn = self.walk(xs, mask, taps, weight_taps, key, **loop)
+        if self.pooling == "last":
+            features = self.rnn.last(rnn.carry)
+        else:
+            features = pool(rnn.ys, mask, self.pooling)
+        return self.answer(features, rnn.carries)
+
+
+class ManyToMany(_SequenceReader):
+    """Reads a sequence, answers at every step: y_t = head(W h_t + b), aligned with x_t.
+
+    The arguments are those of `ManyToOne`, without pooling.
+    """
+
+    def __call__(self, xs, mask=None, *, taps=None, weight_taps=None, key=None, **loop) -> Output:
+        """Output with logits [..., T, output_size]; at masked steps they are those of h = 0."""
+        rnn = self.walk(xs, mask, taps, weight_taps, key, **loop)
+        return self.answer(rnn.ys, rnn.carries)
+
+
+class OneToMany(nnx.Module):
+    """Reads one vector, writes a sequence: y_t = head(W h_t + b).
+
+    The vector enters at the first step (zeros after) or at every step. With `feedback` the prediction of a
+    step is part of the next input, zeros at the first; given the true sequence as `previous`, its own past is
+    fed instead (teacher forcing), by the same weights.
+
+    Args (of the class):
+      cell: the recurrent cell.
+      input_size: D, width of the vector.
+      output_size: width of each answer.
+      head: "linear", "sigmoid" or "softmax".
+      feed: "first" or "every".
+      feedback: whether predictions are fed back.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        *,
+        input_size: int,
+        output_size: int,
+        head: str = "linear",
+        feed: str = "first",
+        feedback: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        _known("head", head, HEADS)
+        _known("feed", feed, ("first", "every"))
+        self.head_kind, self.feed, self.feedback = head, feed, feedback
+        self.output_size = output_size
+        self.rnn = Recurrent(cell, input_size + (output_size if feedback else 0), rngs=rngs)
+        self.head = _linear(cell.hidden_size, output_size, rngs)
+
+    def __call__(self, x, num_steps: int, *, previous=None, taps=None, weight_taps=None, **loop):
+        """Output with logits [..., num_steps, output_size] from x [..., D].
+
+        Args:
+          x: the vector.
+          num_steps: T, how many answers to write.
+          previous: None, or [..., T, output_size], the true sequence; step t is fed its entry t - 1.
+          taps, weight_taps: see `unroll`; with predictions fed back, the carry is `FeedbackCarry`.
+          **loop: the rest of `unroll`.
+        """
+        if num_steps < 1:
+            raise ValueError(f"OneToMany: num_steps={num_steps}, expected 1 or more")
+        if previous is not None and not self.feedback:
+            raise ValueError("OneToMany: `previous` is read only with feedback=True")
+        xs = jnp.broadcast_to(x[..., None, :], (*x.shape[:-1], num_steps, x.shape[-1]))
+        if self.feed == "first":
+            xs = xs.at[..., 1:, :].set(0.0)
+        cell, weights = self.rnn.cell, nnx.as_pure(self.rnn.weights)
+        loop["taps"] = (taps or {}).get("rnn")
+        loop["weight_taps"] = (weight_taps or {}).get("rnn")
+        if self.feedback and previous is None:
+            cell = _Feedback(cell, self.output_size, self.head_kind)
+            weights = {"cell": weights, "head": nnx.to_pure_dict(nnx.state(self.head))}
+        elif self.feedback:
+            past = jnp.zeros_like(previous).at[..., 1:, :].set(previous[..., :-1, :])
+            xs = jnp.concatenate([xs, past], axis=-1)
+        rnn = unroll(cell, weights, xs, **loop)
+        logits = self.head(rnn.ys)
+        return Output(logits, HEADS[self.head_kind](logits), {"rnn": rnn.carries})
+
+
+@struct.dataclass
+class FeedbackCarry:
+    """State of a cell that is fed its own predictions."""
+
+    inner: Carry  # of the cell
+    said: Array  # [..., output_size] the prediction of the last step; zeros before the first
+
+
+@dataclass(frozen=True)
+class _Feedback:
+    """A cell whose input is joined by its last prediction, so that the loop stays the one loop."""
+
+    cell: Cell
+    output_size: int
+    head: str
+
+    @property
+    def hidden_size(self):
+        return self.cell.hidden_size
+
+    def init(self, key, input_size):
+        raise NotImplementedError("its parameters are those of the model around it")
+
+    def initial_carry(self, params, batch_shape=()):
+        inner = self.cell.initial_carry(params["cell"], batch_shape)
+        dtype = params["head"]["bias"].dtype
+        return FeedbackCarry(inner, jnp.zeros((*batch_shape, self.output_size), dtype))
+
+    def step(self, params, carry, x):
+        inner = self.cell.step(params["cell"], carry.inner, jnp.concatenate([x, carry.said], axis=-1))
+        logits = self.cell.output(inner) @ params["head"]["kernel"]
+        logits = logits + jnp.broadcast_to(params["head"]["bias"], logits.shape)
+        return FeedbackCarry(inner, HEADS[self.head](logits))
+
+    def output(self, carry):
+        return self.cell.output(carry.inner)
+
+
+def pool(ys: Array, mask: Array | None, kind: str) -> Array:
+    """Mean or maximum over real steps: ys [..., T, H], mask [..., T] -> [..., H]; zeros without a real step."""
+    if mask is None:
+        return jnp.mean(ys, axis=-2) if kind == "mean" else jnp.max(ys, axis=-2)
+    real = mask[..., None]
+    if kind == "mean":
+        return jnp.sum(jnp.where(real, ys, 0.0), axis=-2) / jnp.maximum(jnp.sum(real, axis=-2), 1)
+    top = jnp.max(jnp.where(real, ys, -jnp.inf), axis=-2)
+    return jnp.where(jnp.any(real, axis=-2), top, 0.0)
+
+
+def _linear(input_size, output_size, rngs):
+    return nnx.Linear(input_size, output_size, param_dtype=jnp.result_type(float), rngs=rngs)
+
+
+def _known(field, value, known):
+    if value not in known:
+        raise InputError(f"{field}={value!r}: expected one of {', '.join(known)}")

@@ -1,0 +1,350 @@
+"""The one loop over time, and the layers made of it."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from seqlab.types import Array, Carry, Cell, Params
+
+
+class Unrolled(NamedTuple):
+    """What walking a sequence leaves behind."""
+
+    carry: Carry  # after the last real step, leaves [..., H]
+    ys: Array  # [..., T, H], zero where masked
+    carries: Carry  # after each step, leaves [..., T, H]
+
+
+def unroll(
+    cell: Cell,
+    params: Params,
+    xs: Array,
+    *,
+    carry: Carry | None = None,
+    mask: Array | None = None,
+    reset: Array | None = None,
+    taps: Carry | None = None,
+    weight_taps: Params | None = None,
+    routes: dict[str, Carry | None] | None = None,
+    reverse: bool = False,
+    truncate_every: int | None = None,
+    remat_every: int | None = None,
+    recurrent_mask: Array | None = None,
+) -> Unrolled:
+    """Walks sequences with a cell: carry_t = step(params, carry_{t-1}, x_t).
+
+    Leading axes are free: one sequence [T, D] or a batch [..., T, D], by the same code.
+
+    Args:
+      cell: anything that satisfies `seqlab.types.Cell`.
+      params: its parameters.
+      xs: inputs, [..., T, D].
+      carry: first state; `cell.initial_carry(params, batch_shape)` if None.
+      mask: [..., T] bool, True where real. A masked step keeps the carry: padding changes nothing, in either
+        direction, whatever it holds (NaN included), and a row without a real step ends in its first state.
+      reset: [..., T] bool, True where a row starts anew: its carry is the first state of a fresh sequence
+        before that step is walked, and no gradient crosses.
+      taps: None, or zeros shaped like `carries`, added to the carry after each step; the gradient with
+        respect to them is dL/dcarry_t, see `gradflow.taps`.
+      weight_taps: None, or zeros shaped like `params` with a leading axis T, added to the parameters of each
+        step; the gradient with respect to them is each step's share of dL/dparams, see `gradflow.weights`.
+      routes: None, or for a cell with `step_by_route` the routes left open to the gradient, each with None or
+        zeros shaped like `carries` that are added to what this route reads; see `gradflow.paths`. Values
+        stay those of `step`.
+      reverse: walk from T-1 down to 0; `ys[t]` still belongs to `xs[t]`.
+      truncate_every: None, or k: no gradient crosses the borders between chunks of k steps (counted in the
+        direction walked). Values are those of the whole sequence; with k >= T so is the gradient.
+      remat_every: None, or k: keep only every k-th carry for the backward pass and compute the rest again.
+        Changes memory, never values; the least memory is near k = sqrt(T).
+      recurrent_mask: None, or [..., H], constant over time: what the cell's matrices read of h is multiplied
+        by it (variational dropout). Only for cells whose `step` takes it.
+
+    Returns:
+      Unrolled(carry, ys, carries).
+
+    Raises:
+      ValueError: on an empty batch or time axis, a mask, carry or taps of another shape, or a `step` that
+        changes the shape or dtype of the carry.
+
+    References: Werbos, 1990 (back-propagation through time); Williams and Peng, 1990 (truncation); Chen et
+    al., 2016 (recomputation); Gal and Ghahramani, 2016 (variational dropout).
+    """
+    xs = jnp.asarray(xs)
+    if xs.ndim < 2 or 0 in xs.shape:
+        raise ValueError(
+            f"unroll: xs has shape {xs.shape}, expected [..., T, D] with at least one row, step and feature"
+        )
+    *batch_shape, num_steps, _ = xs.shape
+    axis = len(batch_shape)
+    for name, every in (("truncate_every", truncate_every), ("remat_every", remat_every)):
+        if every is not None and every < 1:
+            raise ValueError(f"unroll: {name}={every}, expected None or 1 step or more")
+    for name, flags in (("mask", mask), ("reset", reset)):
+        if flags is not None and (flags.shape != xs.shape[:-1] or flags.dtype != jnp.bool_):
+            raise ValueError(
+                f"unroll: {name} has shape {flags.shape} and dtype {flags.dtype}, "
+                f"expected {xs.shape[:-1]} and bool"
+            )
+
+    fresh = cell.initial_carry(params, tuple(batch_shape))
+    carry = fresh if carry is None else carry
+    _same_shapes(cell, "carry", carry, fresh)
+    options = {} if recurrent_mask is None else {"recurrent_mask": recurrent_mask}
+    if routes is not None:
+        _known_routes(cell, routes)
+    after = jax.eval_shape(lambda: cell.step(params, carry, jnp.take(xs, 0, axis=axis), **options))
+    _same_shapes(cell, "the carry that step returns", after, carry)
+    if taps is not None:
+        trail = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(
+                (*leaf.shape[:axis], num_steps, *leaf.shape[axis:]), leaf.dtype
+            ),
+            carry,
+        )
+        _same_shapes(cell, "taps", taps, trail)
+
+    cuts = None
+    if truncate_every is not None and truncate_every < num_steps:
+        walked = jnp.arange(num_steps)[::-1] if reverse else jnp.arange(num_steps)
+        cuts = walked % truncate_every == 0
+
+    def step(weights, carry, x, route_taps):
+        if routes is None:
+            return cell.step(weights, carry, x, **options)
+        reads = dict.fromkeys(cell.routes, jax.lax.stop_gradient(carry))
+        for route, tap in route_taps.items():
+            reads[route] = carry if tap is None else jax.tree.map(jnp.add, carry, tap)
+        return cell.step_by_route(weights, reads, x, **options)
+
+    def body(carry, inputs):
+        x, real, new_row, cut, tap, weight_tap, route_taps = inputs
+        if cut is not None:
+            carry = jax.tree.map(lambda c: jnp.where(cut, jax.lax.stop_gradient(c), c), carry)
+        if new_row is not None:
+            carry = _select(new_row, fresh, carry)
+        weights = params if weight_tap is None else jax.tree.map(jnp.add, params, weight_tap)
+        if real is None:
+            carry = step(weights, carry, x, route_taps)
+        else:
+            # Before the step and after it: else a NaN in the padding leaks into the gradients.
+            new = step(weights, carry, jnp.where(real[..., None], x, 0.0), route_taps)
+            carry = _select(real, new, carry)
+        if tap is not None:
+            carry = jax.tree.map(jnp.add, carry, tap)
+        y = cell.output(carry)
+        return carry, (y if real is None else jnp.where(real[..., None], y, 0.0), carry)
+
+    def time_first(tree):
+        return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, axis, 0), tree)
+
+    steps = (*time_first((xs, mask, reset)), cuts, time_first(taps), weight_taps, time_first(routes))
+    carry, trail = _scan(body, carry, steps, num_steps, remat_every, reverse)
+    ys, carries = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, axis), trail)
+    return Unrolled(carry, ys, carries)
+
+
+def bidirectional(
+    cells: tuple[Cell, Cell],
+    params: Params,
+    xs: Array,
+    *,
+    carry: Carry | None = None,
+    taps: Carry | None = None,
+    weight_taps: Params | None = None,
+    recurrent_mask: Array | None = None,
+    **loop,
+) -> Unrolled:
+    """Walks sequences in both directions; the backward walk starts at each row's last real step.
+
+    Args:
+      cells: the forward and the backward cell.
+      params: `{"forward": ..., "backward": ...}`.
+      xs: inputs, [..., T, D].
+      carry, taps, weight_taps, recurrent_mask: None, or the same two keys.
+      **loop: `mask`, `truncate_every` and the rest of `unroll`.
+
+    Returns:
+      Unrolled: `ys` [..., T, H_forward + H_backward]; `carry` and `carries` with the same two keys.
+
+    References: Schuster and Paliwal, 1997.
+    """
+
+    def walk(name, cell, reverse):
+        own = {
+            key: None if tree is None else tree[name]
+            for key, tree in (
+                ("carry", carry),
+                ("taps", taps),
+                ("weight_taps", weight_taps),
+                ("recurrent_mask", recurrent_mask),
+            )
+        }
+        return unroll(cell, params[name], xs, reverse=reverse, **own, **loop)
+
+    forward = walk("forward", cells[0], False)
+    backward = walk("backward", cells[1], True)
+    return Unrolled(
+        {"forward": forward.carry, "backward": backward.carry},
+        jnp.concatenate([forward.ys, backward.ys], axis=-1),
+        {"forward": forward.carries, "backward": backward.carries},
+    )
+
+
+def init_stack(
+    cells: Sequence[Cell], key: Array, input_size: int, *, both_directions: bool = False
+) -> Params:
+    """Fresh parameters `{"layer_0": ..., "layer_1": ...}` for `stack`; layer k + 1 reads the width of layer k."""
+    params, width = {}, input_size
+    for index, (cell, layer_key) in enumerate(
+        zip(cells, jax.random.split(key, len(cells)), strict=True)
+    ):
+        if both_directions:
+            key_forward, key_backward = jax.random.split(layer_key)
+            params[f"layer_{index}"] = {
+                "forward": cell.init(key_forward, width),
+                "backward": cell.init(key_backward, width),
+            }
+        else:
+            params[f"layer_{index}"] = cell.init(layer_key, width)
+        width = cell.hidden_size * (2 if both_directions else 1)
+    return params
+
+
+def stack(
+    cells: Sequence[Cell],
+    params: Params,
+    xs: Array,
+    *,
+    both_directions: bool = False,
+    carry: Carry | None = None,
+    taps: Carry | None = None,
+    weight_taps: Params | None = None,
+    dropout: float = 0.0,
+    variational: bool = False,
+    recurrent_dropout: float = 0.0,
+    key: Array | None = None,
+    **loop,
+) -> Unrolled:
+    """Walks sequences through layers, each reading the outputs of the one below.
+
+    Dropout is inverted (kept values are divided by the keep probability), drawn outside the loop.
+
+    Args:
+      cells: one a layer.
+      params: `{"layer_0": ..., ...}`, see `init_stack`.
+      xs: inputs, [..., T, D].
+      both_directions: every layer walks both ways (`bidirectional`).
+      carry, taps, weight_taps: None, or the same keys as `params`.
+      dropout: probability with which an output is dropped on its way to the layer above; not after the last.
+      variational: one such mask a sequence, the same at every step, rather than a fresh one at each.
+      recurrent_dropout: probability with which a unit of h is dropped on its way into the layer's own
+        matrices, always one mask a sequence.
+      key: random key of the masks; None drops nothing (evaluation).
+      **loop: `mask`, `truncate_every` and the rest of `unroll`, for every layer.
+
+    Returns:
+      Unrolled: `ys` of the last layer; `carry` and `carries` by layer.
+
+    Raises:
+      ValueError: for `dropout` with a single layer, where there is nothing between layers.
+
+    References: Zaremba et al., 2014 (between layers); Gal and Ghahramani, 2016 (variational).
+    """
+    if dropout and len(cells) == 1:
+        raise ValueError(
+            f"stack: dropout={dropout} acts between layers and there is one; "
+            "add a layer or use recurrent_dropout"
+        )
+    keys = iter([None] * 3 * len(cells) if key is None else jax.random.split(key, 3 * len(cells)))
+    last_carry, trails, ys = {}, {}, xs
+    for index, cell in enumerate(cells):
+        name = f"layer_{index}"
+        if index > 0:
+            shape = (*ys.shape[:-2], 1, ys.shape[-1]) if variational else ys.shape
+            ys = ys * _dropout_mask(next(keys), dropout, shape, ys.dtype)
+        h_shape = (*xs.shape[:-2], cell.hidden_size)
+        h_masks = {
+            direction: _dropout_mask(next(keys), recurrent_dropout, h_shape, ys.dtype)
+            for direction in (("forward", "backward") if both_directions else ("forward",))
+        }
+        own = {
+            "carry": None if carry is None else carry[name],
+            "taps": None if taps is None else taps[name],
+            "weight_taps": None if weight_taps is None else weight_taps[name],
+        }
+        if recurrent_dropout and key is not None:
+            own["recurrent_mask"] = h_masks if both_directions else h_masks["forward"]
+        if both_directions:
+            layer = bidirectional((cell, cell), params[name], ys, **own, **loop)
+        else:
+            layer = unroll(cell, params[name], ys, **own, **loop)
+        last_carry[name], trails[name], ys = layer.carry, layer.carries, layer.ys
+    return Unrolled(last_carry, ys, trails)
+
+
+def _dropout_mask(key, rate, shape, dtype):
+    """1 / (1 - rate) where kept, 0 where dropped; ones without a key or a rate."""
+    if key is None or not rate:
+        return jnp.ones(shape, dtype)
+    return jax.random.bernoulli(key, 1.0 - rate, shape).astype(dtype) / (1.0 - rate)
+
+
+def _select(flags, yes, no):
+    """Leaves of `yes` in the rows where `flags` [...] is True, else those of `no`."""
+    return jax.tree.map(lambda a, b: jnp.where(flags[..., None], a, b), yes, no)
+
+
+def _scan(body, carry, steps, num_steps, remat_every, reverse):
+    """`jax.lax.scan`, or the same in chunks of `remat_every` whose insides are computed twice."""
+
+    def scan(carry, part):
+        return jax.lax.scan(body, carry, part, reverse=reverse)
+
+    if remat_every is None or remat_every >= num_steps:
+        return scan(carry, steps)
+    chunk = jax.checkpoint(scan, prevent_cse=False)
+    whole = num_steps // remat_every * remat_every
+    main = jax.tree.map(
+        lambda leaf: leaf[:whole].reshape(-1, remat_every, *leaf.shape[1:]), steps
+    )
+    rest = jax.tree.map(lambda leaf: leaf[whole:], steps)
+
+    def walk_main(carry):
+        carry, trail = jax.lax.scan(chunk, carry, main, reverse=reverse)
+        return carry, jax.tree.map(lambda leaf: leaf.reshape(whole, *leaf.shape[2:]), trail)
+
+    if whole == num_steps:
+        return walk_main(carry)
+    if reverse:
+        carry, late = chunk(carry, rest)
+        carry, early = walk_main(carry)
+    else:
+        carry, early = walk_main(carry)
+        carry, late = chunk(carry, rest)
+    return carry, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), early, late)
+
+
+def _known_routes(cell, routes):
+    """Raises `ValueError` for a cell without routes, or a route that it has not."""
+    known = getattr(cell, "routes", ())
+    if not known:
+        raise ValueError(f"{cell}: no routes to tell apart; write `routes` and `step_by_route`")
+    for route in routes:
+        if route not in known:
+            raise ValueError(f"{cell}: no route {route!r}, expected one of {', '.join(known)}")
+
+
+def _same_shapes(cell, what, found, expected):
+    """Raises `ValueError` naming the leaf of `found` that differs from `expected`."""
+    found_leaves, found_tree = jax.tree_util.tree_flatten_with_path(found)
+    expected_leaves, expected_tree = jax.tree_util.tree_flatten_with_path(expected)
+    if found_tree != expected_tree:
+        raise ValueError(f"{cell}: {what} is built as {found_tree}, expected {expected_tree}")
+    for (path, leaf), (_, target) in zip(found_leaves, expected_leaves, strict=True):
+        if leaf.shape != target.shape or leaf.dtype != target.dtype:
+            raise ValueError(
+                f"{cell}: {what}{jax.tree_util.keystr(path)} has shape {leaf.shape} and dtype "
+                f"{leaf.dtype}, expected {target.shape} and {target.dtype}"
+            )

@@ -1,0 +1,62 @@
+"""Names for what travels through the library: arrays, parameters, carries, cells, models."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+from flax import struct
+
+Array = jax.Array
+Params = Any  # nested dict of arrays
+Carry = Any  # an array, or a struct of arrays, every leaf [..., H]
+
+
+class Cell(Protocol):
+    """One recurrent step. Hyper-parameters are fields of a frozen dataclass; the methods are pure.
+
+    `output(carry)` is what the outside sees. The output being a function of the carry is what makes
+    the derivative with respect to the carry the *total* one, also when every step has a loss.
+    """
+
+    @property
+    def hidden_size(self) -> int:
+        """H, width of the output."""
+        ...
+
+    def init(self, key: Array, input_size: int) -> Params:
+        """Fresh parameters, a nested dict."""
+        ...
+
+    def initial_carry(self, params: Params, batch_shape: tuple[int, ...] = ()) -> Carry:
+        """First state, leaves [*batch_shape, H], in the dtype of the parameters."""
+        ...
+
+    def step(self, params: Params, carry: Carry, x: Array) -> Carry:
+        """Next state from x [..., D] and a carry with leaves [..., H]."""
+        ...
+
+    def output(self, carry: Carry) -> Array:
+        """What the outside sees of a carry, [..., H]."""
+        ...
+
+
+@struct.dataclass
+class Output:
+    """What a model returns.
+
+    Attributes:
+      logits: before the head's squashing, [..., output_size] or [..., T, output_size]; losses read these.
+      predictions: after it: probabilities for a sigmoid or softmax head, the logits for a linear one.
+      carries: recurrence name -> its carries, every leaf [..., T, H]. A stack has a dict of layers there.
+    """
+
+    logits: Array
+    predictions: Array
+    carries: dict[str, Any]
+
+
+class Model(NamedTuple):
+    """A pair of pure functions over a plain dict of parameters."""
+
+    init: Callable[[Array], Params]
+    apply: Callable[..., Output]  # (params, *inputs, taps=None, weight_taps=None, key=None)
