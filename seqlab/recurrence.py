@@ -42,39 +42,42 @@ def unroll(
       params: its parameters.
       xs: inputs, [..., T, D].
       carry: first state; `cell.initial_carry(params, batch_shape)` if None.
-      mask: [..., T] bool, True where real. A masked step keeps the carry: padding changes nothing, in either
-        direction, whatever it holds (NaN included), and a row without a real step ends in its first state.
-      reset: [..., T] bool, True where a row starts anew: its carry is the first state of a fresh sequence
-        before that step is walked, and no gradient crosses.
-      taps: None, or zeros shaped like `carries`, added to the carry after each step; the gradient with
-        respect to them is dL/dcarry_t, see `gradflow.taps`.
-      weight_taps: None, or zeros shaped like `params` with a leading axis T, added to the parameters of each
-        step; the gradient with respect to them is each step's share of dL/dparams, see `gradflow.weights`.
-      routes: None, or for a cell with `step_by_route` the routes left open to the gradient, each with None or
-        zeros shaped like `carries` that are added to what this route reads; see `gradflow.paths`. Values
-        stay those of `step`.
+      mask: [..., T] bool, True where real. A masked step keeps the carry: padding changes nothing,
+        in either direction, whatever it holds (NaN included), and a row without a real step ends in
+        its first state.
+      reset: [..., T] bool, True where a row starts anew: its carry is the first state of a fresh
+        sequence before that step is walked, and no gradient crosses.
+      taps: None, or zeros shaped like `carries`, added to the carry after each step; the gradient
+        with respect to them is dL/dcarry_t, see `gradflow.taps`.
+      weight_taps: None, or zeros shaped like `params` with a leading axis T, added to the
+        parameters of each step; the gradient with respect to them is each step's share of
+        dL/dparams, see `gradflow.weights`.
+      routes: None, or for a cell with `step_by_route` the routes left open to the gradient, each
+        with None or zeros shaped like `carries` that are added to what this route reads; see
+        `gradflow.paths`. Values stay those of `step`.
       reverse: walk from T-1 down to 0; `ys[t]` still belongs to `xs[t]`.
-      truncate_every: None, or k: no gradient crosses the borders between chunks of k steps (counted in the
-        direction walked). Values are those of the whole sequence; with k >= T so is the gradient.
-      remat_every: None, or k: keep only every k-th carry for the backward pass and compute the rest again.
-        Changes memory, never values; the least memory is near k = sqrt(T).
-      recurrent_mask: None, or [..., H], constant over time: what the cell's matrices read of h is multiplied
-        by it (variational dropout). Only for cells whose `step` takes it.
+      truncate_every: None, or k: no gradient crosses the borders between chunks of k steps (counted
+        in the direction walked). Values are those of the whole sequence; with k >= T so is the
+        gradient.
+      remat_every: None, or k: keep only every k-th carry for the backward pass and compute the rest
+        again. Changes memory, never values; the least memory is near k = sqrt(T).
+      recurrent_mask: None, or [..., H], constant over time: what the cell's matrices read of h is
+        multiplied by it (variational dropout). Only for cells whose `step` takes it.
 
     Returns:
       Unrolled(carry, ys, carries).
 
     Raises:
-      ValueError: on an empty batch or time axis, a mask, carry or taps of another shape, or a `step` that
-        changes the shape or dtype of the carry.
+      ValueError: on an empty batch or time axis, a mask, carry or taps of another shape, or a
+        `step` that changes the shape or dtype of the carry.
 
-    References: Werbos, 1990 (back-propagation through time); Williams and Peng, 1990 (truncation); Chen et
-    al., 2016 (recomputation); Gal and Ghahramani, 2016 (variational dropout).
+    References: Werbos, 1990 (back-propagation through time); Williams and Peng, 1990 (truncation);
+    Chen et al., 2016 (recomputation); Gal and Ghahramani, 2016 (variational dropout).
     """
     xs = jnp.asarray(xs)
     if xs.ndim < 2 or 0 in xs.shape:
         raise ValueError(
-            f"unroll: xs has shape {xs.shape}, expected [..., T, D] with at least one row, step and feature"
+            f"unroll: xs has shape {xs.shape}, expected [..., T, D] with no axis of length 0"
         )
     *batch_shape, num_steps, _ = xs.shape
     axis = len(batch_shape)
@@ -139,7 +142,13 @@ def unroll(
     def time_first(tree):
         return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, axis, 0), tree)
 
-    steps = (*time_first((xs, mask, reset)), cuts, time_first(taps), weight_taps, time_first(routes))
+    steps = (
+        *time_first((xs, mask, reset)),
+        cuts,
+        time_first(taps),
+        weight_taps,
+        time_first(routes),
+    )
     carry, trail = _scan(body, carry, steps, num_steps, remat_every, reverse)
     ys, carries = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, axis), trail)
     return Unrolled(carry, ys, carries)
@@ -195,7 +204,7 @@ def bidirectional(
 def init_stack(
     cells: Sequence[Cell], key: Array, input_size: int, *, both_directions: bool = False
 ) -> Params:
-    """Fresh parameters `{"layer_0": ..., "layer_1": ...}` for `stack`; layer k + 1 reads the width of layer k."""
+    """Fresh parameters `{"layer_0": ..., "layer_1": ...}` for `stack`."""
     params, width = {}, input_size
     for index, (cell, layer_key) in enumerate(
         zip(cells, jax.random.split(key, len(cells)), strict=True)
@@ -237,10 +246,12 @@ def stack(
       xs: inputs, [..., T, D].
       both_directions: every layer walks both ways (`bidirectional`).
       carry, taps, weight_taps: None, or the same keys as `params`.
-      dropout: probability with which an output is dropped on its way to the layer above; not after the last.
-      variational: one such mask a sequence, the same at every step, rather than a fresh one at each.
-      recurrent_dropout: probability with which a unit of h is dropped on its way into the layer's own
-        matrices, always one mask a sequence.
+      dropout: probability with which an output is dropped on its way to the layer above; not after
+        the last.
+      variational: one such mask a sequence, the same at every step, rather than a fresh one at
+        each.
+      recurrent_dropout: probability with which a unit of h is dropped on its way into the layer's
+        own matrices, always one mask a sequence.
       key: random key of the masks; None drops nothing (evaluation).
       **loop: `mask`, `truncate_every` and the rest of `unroll`, for every layer.
 
@@ -306,9 +317,7 @@ def _scan(body, carry, steps, num_steps, remat_every, reverse):
         return scan(carry, steps)
     chunk = jax.checkpoint(scan, prevent_cse=False)
     whole = num_steps // remat_every * remat_every
-    main = jax.tree.map(
-        lambda leaf: leaf[:whole].reshape(-1, remat_every, *leaf.shape[1:]), steps
-    )
+    main = jax.tree.map(lambda leaf: leaf[:whole].reshape(-1, remat_every, *leaf.shape[1:]), steps)
     rest = jax.tree.map(lambda leaf: leaf[whole:], steps)
 
     def walk_main(carry):

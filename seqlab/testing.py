@@ -14,10 +14,11 @@ from seqlab.types import Array, Cell, Model
 def check_cell(cell: Cell, *, input_size: int = 3, num_steps: int = 5, seed: int = 0) -> None:
     """Raises `AssertionError` naming the first clause of the cell contract that does not hold.
 
-    The clauses: equal cells compare and hash equal; `init` is deterministic; `step` keeps structure, shapes
-    and dtype of the carry; a batch gives what its rows give alone; `jit` and `vmap` change nothing; the loop
-    equals a Python `for`; padding is inert; parameters, inputs and first state have finite gradients; and the
-    gradients taken at the carries obey G_t = J_{t+1}^T G_{t+1} with the explicit Jacobians.
+    The clauses: equal cells compare and hash equal; `init` is deterministic; `step` keeps
+    structure, shapes and dtype of the carry; a batch gives what its rows give alone; `jit` and
+    `vmap` change nothing; the loop equals a Python `for`; padding is inert; parameters, inputs and
+    first state have finite gradients; and the gradients taken at the carries obey G_t = J_{t+1}^T
+    G_{t+1} with the explicit Jacobians.
 
     Args:
       cell: the cell.
@@ -34,7 +35,9 @@ def check_cell(cell: Cell, *, input_size: int = 3, num_steps: int = 5, seed: int
         found_tree, expected_tree = jax.tree.structure(found), jax.tree.structure(expected)
         assert found_tree == expected_tree, f"{cell}: {clause}: {found_tree} is not {expected_tree}"
         for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-            assert jnp.shape(a) == jnp.shape(b), f"{cell}: {clause}: {jnp.shape(a)} is not {jnp.shape(b)}"
+            assert jnp.shape(a) == jnp.shape(b), (
+                f"{cell}: {clause}: {jnp.shape(a)} is not {jnp.shape(b)}"
+            )
             np.testing.assert_allclose(a, b, rtol=tolerance, atol=atol, err_msg=f"{cell}: {clause}")
 
     assert hash(cell) == hash(cell), f"{cell}: hashable (make it a frozen dataclass)"
@@ -45,10 +48,13 @@ def check_cell(cell: Cell, *, input_size: int = 3, num_steps: int = 5, seed: int
 
     first = cell.initial_carry(params, (2,))
     for leaf in jax.tree.leaves(first):
-        assert leaf.shape[:-1] == (2,), f"{cell}: initial_carry has leaves [*batch_shape, H], not {leaf.shape}"
+        assert leaf.shape[:-1] == (2,), (
+            f"{cell}: initial_carry has leaves [*batch_shape, H], not {leaf.shape}"
+        )
     new = cell.step(params, first, xs[:, 0])
     for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(first), strict=True):
-        assert a.shape == b.shape and a.dtype == b.dtype, f"{cell}: step keeps shapes and dtypes"
+        assert a.shape == b.shape, f"{cell}: step keeps the shapes of the carry"
+        assert a.dtype == b.dtype, f"{cell}: step keeps the dtypes of the carry"
     assert cell.output(new).shape == (2, cell.hidden_size), f"{cell}: output is [..., hidden_size]"
 
     walked = unroll(cell, params, xs)
@@ -79,12 +85,16 @@ def check_cell(cell: Cell, *, input_size: int = 3, num_steps: int = 5, seed: int
         params, first, xs, taps
     )
     for tree in (by_params, by_first, by_xs, by_taps):
-        assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(tree)), f"{cell}: finite gradients"
+        assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(tree)), (
+            f"{cell}: finite gradients"
+        )
     flat = jnp.concatenate(jax.tree.leaves(by_taps), axis=-1)
     jacobians = step_jacobians(cell, params, xs)
     back = jnp.einsum("bts,btsu->btu", flat, jacobians)
     same(back[:, 1:], flat[:, :-1], "taps obey G_t = J^T G_{t+1}")
-    same(back[:, 0], jnp.concatenate(jax.tree.leaves(by_first), axis=-1), "and reach the first state")
+    same(
+        back[:, 0], jnp.concatenate(jax.tree.leaves(by_first), axis=-1), "and reach the first state"
+    )
 
 
 def assert_padding_invariant(
@@ -97,13 +107,15 @@ def assert_padding_invariant(
 ) -> None:
     """Raises `AssertionError` when what stands in the padding can be seen outside a model.
 
-    Holds a many-to model to two things. Whatever fills the masked entries, the logits, the carries and every
-    gradient are bit for bit the same, and finite. And each row gives what it gives alone, unbatched, with its
-    masked steps cut out; a row without a real step is held to the first thing only.
+    Holds a many-to model to two things. Whatever fills the masked entries, the logits, the carries
+    and every gradient are bit for bit the same, and finite. And each row gives what it gives alone,
+    unbatched, with its masked steps cut out; a row without a real step is held to the first thing
+    only.
 
     Args:
       model: its `apply` takes (params, xs, mask); its logits are [..., O] or [..., T, O].
-      xs: real inputs [B, T, D], or tokens [B, T] of integers, which are filled with 0 and 1 instead.
+      xs: real inputs [B, T, D], or tokens [B, T] of integers, which are filled with 0 and 1
+        instead.
       mask: [B, T] bool, True where real; any holes, rows of length 0 included.
       seed: of the parameters.
       fills: what to put into the padding of real inputs.

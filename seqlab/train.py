@@ -40,8 +40,9 @@ def make_train_step(
 ) -> TrainStep:
     """A pure `train_step(state, batch) -> (state, metrics)`: jit it, scan it, vmap it over seeds.
 
-    The gradient is clipped by its global norm, g <- g min(1, clip_norm / ||g||), over all parameters; a loss
-    or gradient that is not finite changes neither parameters nor optimiser, and is counted.
+    The gradient is clipped by its global norm, g <- g min(1, clip_norm / ||g||), over all
+    parameters; a loss or gradient that is not finite changes neither parameters nor optimiser, and
+    is counted.
 
     Args:
       loss_fn: (params, batch, key) -> (scalar, dict of scalars to log).
@@ -49,8 +50,8 @@ def make_train_step(
       clip_norm: None, or the largest norm let through.
 
     Returns:
-      A step whose metrics are those of `loss_fn` and "loss", "grad_norm" (before clipping), "clipped" and
-      "skipped" (0 or 1).
+      A step whose metrics are those of `loss_fn` and "loss", "grad_norm" (before clipping),
+      "clipped" and "skipped" (0 or 1).
 
     References: Pascanu et al., 2013, algorithm 1.
     """
@@ -91,15 +92,16 @@ def make_train_step(
 def steps(
     train_step: TrainStep, state: TrainState, batches: Iterable[Any]
 ) -> Iterator[tuple[int, TrainState, dict[str, Array]]]:
-    """Trains, one batch at a time, and hands back (step, state, metrics) after each; the first step is 1.
+    """Trains a batch at a time and hands back (step, state, metrics) after each, from step 1.
 
-    The step is compiled once. When an update had to be skipped and the batch itself holds a NaN or an
-    infinity, the data is at fault and training stops.
+    The step is compiled once. When an update had to be skipped and the batch itself holds a NaN or
+    an infinity, the data is at fault and training stops.
 
     Args:
       train_step: from `make_train_step`, or the same under `vmap`.
       state: where to begin.
-      batches: trees of arrays of constant shapes; in a dict, "mask" tells which entries of the others count.
+      batches: trees of arrays of constant shapes; an entry or field "mask" tells which entries of
+        the others count.
 
     Raises:
       InputError: naming the step, the field and the place of a non-finite number in the data.
@@ -116,7 +118,7 @@ def steps(
 
 
 def global_norm(tree: Any) -> Array:
-    """Euclidean norm of all leaves together; finite whenever it can be, however large the entries."""
+    """Euclidean norm of all leaves together, finite whenever it can be."""
     leaves = jax.tree.leaves(tree)
     peak = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in leaves]))
     safe = jnp.where((peak > 0) & jnp.isfinite(peak), peak, 1.0)
@@ -124,11 +126,11 @@ def global_norm(tree: Any) -> Array:
 
 
 def first_nonfinite(batch: Any) -> str | None:
-    """The first real-valued entry that is NaN or infinite, such as "xs[3, 12, 0] = nan"; None if all are finite.
+    """The first entry that is NaN or infinite, such as "xs[3, 12, 0] = nan", or None.
 
-    In a dict with a "mask", entries that it leaves out do not count.
+    Where the batch has an entry or field "mask", what it leaves out does not count.
     """
-    mask = batch.get("mask") if isinstance(batch, dict) else None
+    mask = batch.get("mask") if isinstance(batch, dict) else getattr(batch, "mask", None)
     for path, leaf in jax.tree_util.tree_flatten_with_path(batch)[0]:
         values = np.asarray(leaf)
         if not np.issubdtype(values.dtype, np.floating):

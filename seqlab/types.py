@@ -45,9 +45,12 @@ class Output:
     """What a model returns.
 
     Attributes:
-      logits: before the head's squashing, [..., output_size] or [..., T, output_size]; losses read these.
-      predictions: after it: probabilities for a sigmoid or softmax head, the logits for a linear one.
-      carries: recurrence name -> its carries, every leaf [..., T, H]. A stack has a dict of layers there.
+      logits: before the head's squashing, [..., output_size] or [..., T, output_size]; losses read
+        these.
+      predictions: after it: probabilities for a sigmoid or softmax head, the logits for a linear
+        one.
+      carries: recurrence name -> its carries, every leaf [..., T, H]. A stack has a dict of layers
+        there.
     """
 
     logits: Array

@@ -22,8 +22,8 @@ class Init:
         glorot       entries U(-a, a), a = g sqrt(6 / (fan_in + fan_out))
         identity     g I  (the IRNN with ReLU units; needs a square matrix)
 
-    One orthogonal draw over the fused [H, 4H] matrix would leave each gate's block with singular values
-    from about 0.01 to 0.85: another gradient flow before training starts.
+    One orthogonal draw over the fused [H, 4H] matrix would leave each gate's block with singular
+    values from about 0.01 to 0.85: another gradient flow before training starts.
 
     Attributes:
       recurrent: kind of W_h, [H, H].
@@ -31,7 +31,8 @@ class Init:
       input: kind of W_x, [D, H].
       input_gain: g of W_x.
 
-    References: Saxe et al., 2013 (orthogonal); Glorot and Bengio, 2010, eq. 16; Le et al., 2015 (identity).
+    References: Saxe et al., 2013 (orthogonal); Glorot and Bengio, 2010, eq. 16; Le et al., 2015
+    (identity).
     """
 
     recurrent: str = "orthogonal"
@@ -107,7 +108,7 @@ def spread(vector: Array, like: Array) -> Array:
 
 
 def scale_recurrent(params: Params, gain: float | Array) -> Params:
-    """The same parameters with every `W_h` times `gain`, which may be traced (a sweep under `vmap`)."""
+    """The same parameters with every `W_h` times `gain`, a number or traced (a sweep by `vmap`)."""
 
     def scale(path, leaf):
         return gain * leaf if path[-1].key == "W_h" else leaf
@@ -131,7 +132,9 @@ def check_fields(cell) -> None:
     """Raises `InputError` when the common fields of a cell cannot be used."""
     name, size = type(cell).__name__, cell.hidden_size
     if not isinstance(size, int) or size < 1:
-        raise InputError(f"{name}(hidden_size={size!r}): expected a whole number of units, 1 or more")
+        raise InputError(
+            f"{name}(hidden_size={size!r}): expected a whole number of units, 1 or more"
+        )
     longest = getattr(cell, "chrono_steps", None)
     if longest is not None and not longest > 2:
         raise InputError(f"{name}(chrono_steps={longest!r}): expected more than 2 steps, or None")

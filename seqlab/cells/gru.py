@@ -5,7 +5,15 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from seqlab.cells.affine import Init, affine, check_fields, chrono_bias, init_affine, project, spread
+from seqlab.cells.affine import (
+    Init,
+    affine,
+    check_fields,
+    chrono_bias,
+    init_affine,
+    project,
+    spread,
+)
 from seqlab.errors import InputError
 
 
@@ -14,24 +22,27 @@ class GRU:
     """Gated recurrent unit; the carry is h itself.
 
         r = sigmoid(W_x^r x + W_h^r h + b^r)         z = sigmoid(W_x^z x + W_h^z h + b^z)
-        n = tanh(W_x^n x + W_h^n (r * h) + b^n)                  reset="before" (Cho et al.; the lecture)
-        n = tanh(W_x^n x + b^n + r * (W_h^n h + b_h^n))          reset="after"  (cuDNN, PyTorch, Flax, Keras)
-        h' = (1 - z) * h + z * n                                 z_multiplies="candidate" (the lecture; Haiku)
-        h' = z * h + (1 - z) * n                                 z_multiplies="state" (Cho et al., PyTorch, Flax)
+        n = tanh(W_x^n x + W_h^n (r * h) + b^n)            reset="before"
+        n = tanh(W_x^n x + b^n + r * (W_h^n h + b_h^n))    reset="after"
+        h' = (1 - z) * h + z * n                           z_multiplies="candidate"
+        h' = z * h + (1 - z) * n                           z_multiplies="state"
 
-    The two resets are different functions: weights do not transfer. The two uses of z are the same model with
-    the signs of W^z and b^z turned.
+    Who uses what: before, Cho et al. and the lecture; after, cuDNN, PyTorch, Flax and Keras. z on
+    the candidate, the lecture and Haiku; on the state, Cho et al., PyTorch, Flax and Keras. The two
+    resets are different functions: weights do not transfer. The two uses of z are the same model
+    with the signs of W^z and b^z turned.
 
     Attributes:
       hidden_size: H, width of h.
       reset: where r acts, before or after the matrix product of the candidate.
       z_multiplies: which side z multiplies, "candidate" or "state".
       update_bias: initial b^z, as it stands in the weights.
-      chrono_steps: None, or the longest dependence T_max in steps: b^z = -log U[1, T_max - 1] (its negative
-        where z multiplies the state), in place of `update_bias`.
+      chrono_steps: None, or the longest dependence T_max in steps: b^z = -log U[1, T_max - 1] (its
+        negative where z multiplies the state), in place of `update_bias`.
       weight_init: how each gate's W_x and W_h begin.
 
-    References: Cho et al., 2014, eqs. 5-8; Chung et al., 2014, section 3.2; Tallec and Ollivier, 2018.
+    References: Cho et al., 2014, eqs. 5-8; Chung et al., 2014, section 3.2; Tallec and Ollivier,
+    2018.
     """
 
     hidden_size: int
@@ -46,14 +57,20 @@ class GRU:
 
     def __post_init__(self):
         check_fields(self)
-        for field, known in (("reset", ("before", "after")), ("z_multiplies", ("candidate", "state"))):
+        for field, known in (
+            ("reset", ("before", "after")),
+            ("z_multiplies", ("candidate", "state")),
+        ):
             if getattr(self, field) not in known:
                 raise InputError(
-                    f"GRU({field}={getattr(self, field)!r}): expected {' or '.join(map(repr, known))}"
+                    f"GRU({field}={getattr(self, field)!r}): expected {known[0]!r} or {known[1]!r}"
                 )
 
     def init(self, key, input_size):
-        """Parameters by gate: `{"r": {"W_x", "W_h", "b"}, "z": ..., "n": ...}`; n has "b_h" if reset after."""
+        """Parameters by gate: `{"r": {"W_x", "W_h", "b"}, "z": ..., "n": ...}`.
+
+        With the reset after the matrix product, n also has "b_h" [H].
+        """
         key_affine, key_chrono = jax.random.split(key)
         params = {
             name: init_affine(
@@ -77,7 +94,7 @@ class GRU:
         return jnp.zeros((*batch_shape, self.hidden_size), params["n"]["b"].dtype)
 
     def step(self, params, h, x, *, recurrent_mask=None):
-        """One step; `recurrent_mask` [..., H] multiplies h on its way into every W_h (variational dropout)."""
+        """One step; `recurrent_mask` [..., H] multiplies h on its way into every W_h."""
         return self.step_by_route(
             params, dict.fromkeys(self.routes, h), x, recurrent_mask=recurrent_mask
         )
@@ -85,9 +102,9 @@ class GRU:
     def step_by_route(self, params, reads, x, *, recurrent_mask=None):
         """`step`, in which every route reads a carry of its own.
 
-        The derivative with respect to `reads["z"]` is what flows back through the update gate, and so on;
-        "state" is the direct path, (1 - z) * h. With the same carry in every route this is `step`, and the
-        parts add up to its derivative.
+        The derivative with respect to `reads["z"]` is what flows back through the update gate, and
+        so on; "state" is the direct path, (1 - z) * h. With the same carry in every route this is
+        `step`, and the parts add up to its derivative.
         """
         masked = {
             name: h if recurrent_mask is None else h * recurrent_mask for name, h in reads.items()

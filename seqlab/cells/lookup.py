@@ -42,7 +42,8 @@ def lookup(name: str) -> Callable[..., Cell]:
     """What makes the cell of that name; call it with `hidden_size=` and the cell's own fields.
 
     Args:
-      name: one of `CELLS`, or "package.module:Class" for a cell of your own, found on the Python path.
+      name: one of `CELLS`, or "package.module:Class" for a cell of your own, found on the Python
+        path.
 
     Raises:
       InputError: when there is no such name, module or class; it lists what there is.

@@ -50,27 +50,32 @@ class LSTM:
         i = sigmoid(W_x^i x + W_h^i h + b^i)     f, o likewise     g = tanh(W_x^g x + W_h^g h + b^g)
         c' = f * c + i * g                       h' = o * tanh(c')
 
-    A gate clamped to a number is not learned (its parameters stay, with zero gradient, so ablations share
-    checkpoints); `forget_gate=1.0` is the cell of 1997. A peephole adds p * c to the input and forget gates
-    and p * c' (the *new* cell) to the output gate.
+    A gate clamped to a number is not learned (its parameters stay, with zero gradient, so ablations
+    share checkpoints); `forget_gate=1.0` is the cell of 1997. A peephole adds p * c to the input
+    and forget gates and p * c' (the *new* cell) to the output gate.
 
-    Conventions: gates are named, not ordered; one bias a gate (PyTorch adds two); the forget bias is in the
-    weights (Haiku adds it in the step); the carry is named (peers disagree on (h, c) and (c, h)).
+    Conventions: gates are named, not ordered; one bias a gate (PyTorch adds two); the forget bias
+    is in the weights (Haiku adds it in the step); the carry is named (peers disagree on (h, c) and
+    (c, h)).
 
     Attributes:
       hidden_size: H, width of h and c.
-      forget_bias: initial b^f; 1.0 keeps memory open early in training, 0.0 is what Flax and PyTorch begin with.
+      forget_bias: initial b^f; 1.0 keeps memory open early in training, 0.0 is what Flax and
+        PyTorch begin with.
       input_gate, forget_gate, output_gate: None to learn the gate, or a constant in [0, 1].
       coupled: f = 1 - i; the forget gate's own parameters are idle.
       peepholes: gates see the cell.
-      gate_recurrence: i, f and o also read the i, f and o of the step before (nine more matrices [H, H]).
-      input_activation, output_activation: of g and of c' on its way to h'; "identity" leaves them out.
-      chrono_steps: None, or the longest dependence T_max in steps: b^f = log U[1, T_max - 1], b^i = -b^f, in
-        place of `forget_bias`.
+      gate_recurrence: i, f and o also read the i, f and o of the step before (nine more matrices
+        [H, H]).
+      input_activation, output_activation: of g and of c' on its way to h'; "identity" leaves them
+        out.
+      chrono_steps: None, or the longest dependence T_max in steps: b^f = log U[1, T_max - 1], b^i =
+        -b^f, in place of `forget_bias`.
       weight_init: how each gate's W_x and W_h begin, each gate by itself.
 
-    References: Hochreiter and Schmidhuber, 1997; Gers et al., 2000 (forget gate); Greff et al., 2017, section
-    3 and appendix (peepholes and the eight variants); Tallec and Ollivier, 2018 (chrono).
+    References: Hochreiter and Schmidhuber, 1997; Gers et al., 2000 (forget gate); Greff et al.,
+    2017, section 3 and appendix (peepholes and the eight variants); Tallec and Ollivier, 2018
+    (chrono).
     """
 
     hidden_size: int
@@ -97,16 +102,16 @@ class LSTM:
                 raise InputError(f"LSTM({field}={value!r}): expected None or a number from 0 to 1")
         for field in ("input_activation", "output_activation"):
             if getattr(self, field) not in ACTIVATIONS:
-                raise InputError(
-                    f"LSTM({field}={getattr(self, field)!r}): expected one of {', '.join(ACTIVATIONS)}"
-                )
+                known = ", ".join(ACTIVATIONS)
+                raise InputError(f"LSTM({field}={getattr(self, field)!r}): expected one of {known}")
         if self.coupled and self.forget_gate is not None:
             raise InputError("LSTM: coupled=True already sets f = 1 - i; leave forget_gate at None")
 
     def init(self, key, input_size):
         """Parameters by gate: `{"i": {"W_x", "W_h", "b"}, "f": ..., "g": ..., "o": ...}`.
 
-        With peepholes each gate but g has "p" [H], N(0, gain^2 / H); with gate recurrence "W_i", "W_f", "W_o" [H, H].
+        With peepholes each gate but g has "p" [H], N(0, gain^2 / H); with gate recurrence "W_i",
+        "W_f", "W_o" [H, H].
         """
         key_affine, key_chrono, key_peepholes, key_gates = jax.random.split(key, 4)
         params = {
@@ -144,7 +149,7 @@ class LSTM:
         return LSTMCarry(h=zeros, c=zeros)
 
     def step(self, params, carry, x, *, recurrent_mask=None):
-        """One step; `recurrent_mask` [..., H] multiplies h on its way into W_h (variational dropout)."""
+        """One step; `recurrent_mask` [..., H] multiplies h on its way into every W_h."""
         return self.step_by_route(
             params, dict.fromkeys(self.routes, carry), x, recurrent_mask=recurrent_mask
         )
@@ -152,9 +157,9 @@ class LSTM:
     def step_by_route(self, params, reads, x, *, recurrent_mask=None):
         """`step`, in which every route reads a carry of its own.
 
-        The derivative with respect to `reads["i"]` is what flows back through the input gate, and so on;
-        "cell" is the direct path, f * c. With the same carry in every route this is `step`, and the parts
-        add up to its derivative.
+        The derivative with respect to `reads["i"]` is what flows back through the input gate, and
+        so on; "cell" is the direct path, f * c. With the same carry in every route this is `step`,
+        and the parts add up to its derivative.
         """
 
         def preactivation(name, c=None):
@@ -188,7 +193,7 @@ class LSTM:
         return carry.h
 
 
-# Greff et al., 2017: vanilla has peepholes, and each variant changes one thing. Call with hidden_size.
+# Greff et al., 2017: vanilla has peepholes, and each variant changes one thing. NIG(hidden_size=8).
 Vanilla = partial(LSTM, peepholes=True)
 NIG = partial(Vanilla, input_gate=1.0)  # no input gate
 NFG = partial(Vanilla, forget_gate=1.0)  # no forget gate

@@ -22,8 +22,8 @@ class RNN:
 
         h' = phi(W_x x + W_h h + b)          dh'/dh = diag(phi'(a)) W_h
 
-    Convention: one bias (PyTorch adds two); h is what phi gives, not what it takes, so the Jacobian of the
-    pre-activation form x' = W phi(x) has the same factors in another order.
+    Convention: one bias (PyTorch adds two); h is what phi gives, not what it takes, so the Jacobian
+    of the pre-activation form x' = W phi(x) has the same factors in another order.
 
     Attributes:
       hidden_size: H, width of h.
@@ -53,7 +53,7 @@ class RNN:
         return jnp.zeros((*batch_shape, self.hidden_size), params["b"].dtype)
 
     def step(self, params, h, x, *, recurrent_mask=None):
-        """One step; `recurrent_mask` [..., H] multiplies h on its way into W_h (variational dropout)."""
+        """One step; `recurrent_mask` [..., H] multiplies h on its way into W_h."""
         read = h if recurrent_mask is None else h * recurrent_mask
         return ACTIVATIONS[self.activation](affine(params, x, read))
 

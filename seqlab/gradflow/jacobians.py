@@ -1,4 +1,4 @@
-"""What the dynamics alone can carry: step Jacobians, their products, and whole spectra over lag, in logs."""
+"""What the dynamics alone can carry: step Jacobians, their products, whole spectra over lag."""
 
 from collections.abc import Sequence
 
@@ -16,8 +16,8 @@ def step_jacobians(
 ) -> Array:
     """J_t = d carry_t / d carry_{t-1} along each sequence, [..., T, S, S].
 
-    S is the raveled carry: leaf after leaf in the order of its fields (h, then c, for an LSTM), H each. Rows
-    are outputs, columns inputs. At a masked step J is the identity.
+    S is the raveled carry: leaf after leaf in the order of its fields (h, then c, for an LSTM), H
+    each. Rows are outputs, columns inputs. At a masked step J is the identity.
 
     Args:
       cell: any cell.
@@ -38,10 +38,10 @@ def route_jacobians(
 ) -> dict[str, Array]:
     """The parts of every step Jacobian, by the route through which the carry enters the step.
 
-        J_t = sum over routes r of J_t^r        (but at masked steps, where every part is the identity)
+        J_t = sum over routes r of J_t^r        (at a masked step every part is the identity)
 
-    The arguments are those of `step_jacobians`; the cell has `routes` and `step_by_route`. The first route is
-    the direct path: in an LSTM its c-to-c block is diag(f_t).
+    The arguments are those of `step_jacobians`; the cell has `routes` and `step_by_route`. The
+    first route is the direct path: in an LSTM its c-to-c block is diag(f_t).
 
     Returns:
       dict: route -> [..., T, S, S].
@@ -66,12 +66,12 @@ def route_jacobians(
 
 
 def jacobian_products(jacobians: Array) -> tuple[Array, Array]:
-    """d carry_T / d carry_t for t = 0 ... T-1, as matrix and log scale, safe from under- and overflow.
+    """d carry_T / d carry_t for t = 0 ... T-1, as matrix and log scale, which cannot overflow.
 
         P_t = J_T J_{T-1} ... J_{t+1} = exp(log_scales[..., t]) * products[..., t, :, :]
 
-    The latest factor stands on the left; lag T - t. The largest entry of each `products` matrix is 1 (0 where
-    the product is exactly zero, with a scale of -inf).
+    The latest factor stands on the left; lag T - t. The largest entry of each `products` matrix is
+    1 (0 where the product is exactly zero, with a scale of -inf).
 
     Args:
       jacobians: [..., T, S, S], from `step_jacobians`.
@@ -102,8 +102,8 @@ def log_jacobian_norms(jacobians: Array, *, norm: str = "operator") -> Array:
 
     Args:
       jacobians: [..., T, S, S], from `step_jacobians`.
-      norm: "operator", the largest singular value, or "frobenius", the root mean square of all singular
-        values, ||P||_F / sqrt(S).
+      norm: "operator", the largest singular value, or "frobenius", the root mean square of all
+        singular values, ||P||_F / sqrt(S).
 
     Raises:
       ValueError: for another norm.
@@ -113,17 +113,19 @@ def log_jacobian_norms(jacobians: Array, *, norm: str = "operator") -> Array:
     products, log_scales = jacobian_products(jacobians)
     if norm == "operator":
         return log_scales + jnp.log(jnp.linalg.norm(products, ord=2, axis=(-2, -1)))
-    return log_scales + 0.5 * jnp.log(jnp.mean(jnp.square(products), axis=(-2, -1)) * products.shape[-1])
+    return log_scales + 0.5 * jnp.log(
+        jnp.mean(jnp.square(products), axis=(-2, -1)) * products.shape[-1]
+    )
 
 
 def log_singular_values(jacobians: Array, lags: Sequence[int] | None = None) -> Array:
-    """Natural logs of *all* singular values of d carry_T / d carry_{T-lag}, largest first, [..., L, S].
+    """Logs of all singular values of d carry_T / d carry_{T-lag}, largest first, [..., L, S].
 
-    A product of T matrices has singular values that part exponentially fast; in the plain product every one
-    below 1e-16 of the largest (1e-7 in float32) is rounding noise. Here the product is kept as U diag(d) V with
-    U orthogonal, log d, and V well conditioned, by one QR decomposition a step; the singular values of
-    diag(d) V then come from one-sided Jacobi rotations whose columns carry their scales in logs. So the
-    smallest is as sharp as the largest, over any range.
+    A product of T matrices has singular values that part exponentially fast; in the plain product
+    every one below 1e-16 of the largest (1e-7 in float32) is rounding noise. Here the product is
+    kept as U diag(d) V with U orthogonal, log d, and V well conditioned, by one QR decomposition a
+    step; the singular values of diag(d) V then come from one-sided Jacobi rotations whose columns
+    carry their scales in logs. So the smallest is as sharp as the largest, over any range.
 
     Args:
       jacobians: [..., T, S, S], from `step_jacobians`.
@@ -132,8 +134,9 @@ def log_singular_values(jacobians: Array, lags: Sequence[int] | None = None) -> 
     Raises:
       ValueError: for a lag outside 1 ... T.
 
-    References: Demmel and Veselic, 1992 (one-sided Jacobi is relatively accurate for scaled columns);
-    Loh et al., 1992 (U D V factors of long products); Newman, 1986 (spectra of random products).
+    References: Demmel and Veselic, 1992 (one-sided Jacobi is relatively accurate for scaled
+    columns); Loh et al., 1992 (U D V factors of long products); Newman, 1986 (spectra of random
+    products).
     """
     *batch_shape, num_steps, size, _ = jacobians.shape
     lags = range(1, num_steps + 1) if lags is None else lags
@@ -143,16 +146,20 @@ def log_singular_values(jacobians: Array, lags: Sequence[int] | None = None) -> 
     index = np.asarray(lags) - 1
 
     def one(jacobians):
-        _, factors = jax.lax.scan(_grow_factors, _unit_factors(size, jacobians.dtype), jacobians[::-1])
+        _, factors = jax.lax.scan(
+            _grow_factors, _unit_factors(size, jacobians.dtype), jacobians[::-1]
+        )
         log_scales, rows = (leaf[index] for leaf in factors)
-        return jax.lax.map(lambda pair: _log_singular_values_of_scaled_rows(*pair), (log_scales, rows))
+        return jax.lax.map(
+            lambda pair: _log_singular_values_of_scaled_rows(*pair), (log_scales, rows)
+        )
 
     flat = jacobians.reshape(-1, num_steps, size, size)
     return jax.vmap(one)(flat).reshape(*batch_shape, len(index), size)
 
 
 def _along(cell, params, xs, carry, mask, jacobian):
-    """`jacobian(raveled carry before the step, its inverse ravel, x)` at every step, [..., T, S, S]."""
+    """`jacobian(raveled carry before the step, its unravel, x)` at every step, [..., T, S, S]."""
     *batch_shape, num_steps, num_features = xs.shape
     if carry is None:
         carry = cell.initial_carry(params, tuple(batch_shape))
@@ -190,18 +197,41 @@ def _grow_factors(factors, jacobian):
     """From P^T = U diag(exp(log_d)) V to (P J)^T = J^T P^T, in the same form."""
     basis, log_d, rows = factors
     columns = jacobian.T @ basis
-    order = jnp.argsort(-(jnp.log(jnp.linalg.norm(columns, axis=0)) + log_d))
+    order = _pivots(columns, log_d)
     basis, upper = jnp.linalg.qr(columns[:, order])
     log_d, rows = log_d[order], rows[order]
     diagonal = jnp.abs(jnp.diagonal(upper))
     alive = diagonal > 0
-    # Row i of R diag(d) divided by |R_ii| d_i: the scales meet only as ratios.
+    # Row i of R diag(d) divided by |R_ii| d_i: the scales meet only as ratios, and only on and
+    # above the diagonal, where they are at most about 1.
     gap = log_d[None, :] - log_d[:, None]
-    ratio = jnp.exp(jnp.where(jnp.isfinite(gap), gap, 0.0))
+    is_used = jnp.isfinite(gap) & jnp.triu(jnp.ones_like(gap, dtype=bool))
+    ratio = jnp.exp(jnp.where(is_used, gap, 0.0))
     unit = jnp.where(alive[:, None], jnp.triu(upper) * ratio, 0.0)
     unit = unit / jnp.where(alive, diagonal, 1.0)[:, None]
     new = basis, log_d + jnp.log(diagonal), unit @ rows
     return new, new[1:]
+
+
+def _pivots(columns, log_scales):
+    """The order in which QR with column pivoting takes `columns` times exp(log_scales), [S].
+
+    Each time the column with the most left outside the span of those before it; this is what keeps
+    V well conditioned.
+    """
+    size = columns.shape[1]
+
+    def choose(rank, state):
+        left, order, is_free = state
+        length = jnp.linalg.norm(left, axis=0)
+        best = jnp.argmax(jnp.where(is_free, jnp.log(length) + log_scales, -jnp.inf))
+        best = jnp.where(is_free[best], best, jnp.argmax(is_free))  # when all that is left is zero
+        unit = left[:, best] / jnp.where(length[best] > 0, length[best], 1.0)
+        left = left - jnp.outer(unit, unit @ left)
+        return left, order.at[rank].set(best), is_free.at[best].set(False)
+
+    start = columns, jnp.zeros(size, int), jnp.ones(size, bool)
+    return jax.lax.fori_loop(0, size, choose, start)[1]
 
 
 def _log_singular_values_of_scaled_rows(log_scales, rows):
@@ -254,7 +284,7 @@ def _log_singular_values_of_scaled_rows(log_scales, rows):
 
 
 def _round_robin(size):
-    """Every pair once, in rounds of disjoint pairs, [rounds, pairs, 2]; an odd one sits out each round."""
+    """Every pair once, in rounds of disjoint pairs, [rounds, pairs, 2]; one sits out if odd."""
     players = list(range(size)) + ([None] if size % 2 else [])
     rounds = []
     for _ in range(len(players) - 1):

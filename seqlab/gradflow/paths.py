@@ -19,24 +19,25 @@ def path_gradients(
     site: str = "rnn",
     **options: Any,
 ) -> dict[str, Carry]:
-    """dL/dcarry_t, whole and in parts that add up to it, by the way the gradient takes back in time.
+    """dL/dcarry_t, whole and in parts that add up to it, by the way the gradient takes back.
 
-    With J_t = D_t + sum over gates g of J_t^g, D the direct route (through f * c in an LSTM, (1 - z) * h in a
-    GRU) and G_t the total derivative,
+    With J_t = D_t + sum over gates g of J_t^g, D the direct route (through f * c in an LSTM, (1 -
+    z) * h in a GRU) and G_t the total derivative,
 
         direct_t = (dL/dcarry_t) direct + D_{t+1}^T direct_{t+1}
         g_t      = (J_{t+1}^g)^T G_{t+1} + D_{t+1}^T g_{t+1}         for each gate g
         G_t      = direct_t + sum over gates of g_t
 
-    so `direct` holds the gates fixed all the way (the "carousel"), and g is everything that leaves carry_t
-    through gate g, at once or after some steps on the direct route, whatever it does later.
+    so `direct` holds the gates fixed all the way (the "carousel"), and g is everything that leaves
+    carry_t through gate g, at once or after some steps on the direct route, whatever it does later.
 
     Args:
       apply: a `Model.apply` that accepts `taps` and `routes`.
       loss: Output -> scalar.
       params: of the model.
       *inputs: what `apply` takes after `params`.
-      cell: the cell at `site`, with `routes` and `step_by_route`; the first route is the direct one.
+      cell: the cell at `site`, with `routes` and `step_by_route`; the first route is the direct
+        one.
       site: a recurrence walked forward in time, with a single layer.
       **options: what `apply` takes by name.
 
@@ -46,8 +47,8 @@ def path_gradients(
     Raises:
       ValueError: for a cell without routes.
 
-    References: Hochreiter and Schmidhuber, 1997, section 3.2 (constant error carousel); the split is exact,
-    by linearity of the step's derivative in what each gate reads.
+    References: Hochreiter and Schmidhuber, 1997, section 3.2 (constant error carousel); the split
+    is exact, by linearity of the step's derivative in what each gate reads.
     """
     routes = getattr(cell, "routes", ())
     if not routes:

@@ -34,13 +34,15 @@ def gradients(
 
     Args:
       apply: a `Model.apply` that accepts `taps`.
-      loss: Output -> scalar; summed, not averaged, over the batch if each sequence's own gradient is wanted.
+      loss: Output -> scalar; summed, not averaged, over the batch if each sequence's own gradient
+        is wanted.
       params: of the model.
       *inputs: what `apply` takes after `params`.
       **options: what it takes by name.
 
     Returns:
-      Gradients(loss, params, carries). At a masked step the carry's gradient is that of the step before it.
+      Gradients(loss, params, carries). At a masked step the carry's gradient is that of the step
+      before it.
 
     References: science of the quantity: Werbos, 1990; Pascanu et al., 2013, eqs. 3-5.
     """
@@ -74,7 +76,7 @@ def carry_gradients(
 
 
 def log_norm_over_time(carry: Carry) -> Array:
-    """Natural log of the Euclidean norm of all leaves together, [..., T]; -inf only where every entry is zero."""
+    """Natural log of the norm of all leaves together, [..., T]; -inf only where all are zero."""
     # Scaled by the largest entry: squares leave float32 near 1e-19, long before the gradient does.
     flat = jnp.concatenate(jax.tree.leaves(carry), axis=-1)
     peak = jnp.max(jnp.abs(flat), axis=-1)
@@ -83,7 +85,7 @@ def log_norm_over_time(carry: Carry) -> Array:
 
 
 def named_leaves(carry: Carry) -> dict[str, Array]:
-    """The leaves of a carry by name: "h" and "c" of an LSTM; a carry that is one array is called "h"."""
+    """The leaves of a carry by name, "h" and "c" of an LSTM; a carry that is one array is "h"."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(carry)
     return {jax.tree_util.keystr(path).lstrip(".") or "h": leaf for path, leaf in leaves}
 

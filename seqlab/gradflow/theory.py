@@ -31,10 +31,11 @@ class MeanField(NamedTuple):
 def mean_field_tanh(gain: float, input_variance: float = 0.0) -> MeanField:
     """Growth of gradients in a wide tanh RNN with random recurrent weights.
 
-        q = g^2 E[tanh(sqrt(q) u)^2] + s^2,    chi = g^2 E[(1 - tanh(sqrt(q) u)^2)^2],    u ~ N(0, 1)
+        q = g^2 E[tanh(sqrt(q) u)^2] + s^2,    chi = g^2 E[(1 - tanh(sqrt(q) u)^2)^2]
 
-    The mean squared norm of a product of k Jacobians grows as chi^k. Gaussian weights N(0, g^2 / H) or g times
-    a random orthogonal matrix, H large, states read as independent of the weights.
+    with u ~ N(0, 1). The mean squared norm of a product of k Jacobians grows as chi^k. Gaussian
+    weights N(0, g^2 / H) or g times a random orthogonal matrix, H large, states read as independent
+    of the weights.
 
     Args:
       gain: g.
@@ -74,7 +75,7 @@ def log_scaled_orthogonal(gain: float, lag: np.ndarray) -> np.ndarray:
 
 
 def log_forget_bias(forget_bias: float, lag: np.ndarray) -> np.ndarray:
-    """lag * log sigmoid(b_f): the direct path of an LSTM whose forget gate is its bias alone, exactly."""
+    """lag * log sigmoid(b_f): the direct path of an LSTM whose forget gate is its bias alone."""
     return -np.asarray(lag) * np.logaddexp(0.0, -forget_bias)
 
 
@@ -83,8 +84,9 @@ def log_rnn_bound(recurrent_weights: Array, hs: Array, activation: str = "tanh")
 
         ||d h_T / d h_t|| <= product over k = t+1 ... T of  max_i phi'(a_k)_i  sigma_max(W_h)
 
-    Never violated. With phi' replaced by its maximum gamma it is the textbook bound (gamma sigma_max)^(T - t):
-    sigma_max < 1 / gamma is sufficient for vanishing, sigma_max > 1 / gamma necessary for exploding.
+    Never violated. With phi' replaced by its maximum gamma it is the textbook bound (gamma
+    sigma_max)^(T - t): sigma_max < 1 / gamma is sufficient for vanishing, sigma_max > 1 / gamma
+    necessary for exploding.
 
     Args:
       recurrent_weights: W_h, [H, H].
@@ -99,5 +101,5 @@ def log_rnn_bound(recurrent_weights: Array, hs: Array, activation: str = "tanh")
 
 
 def half_life(log_slope: float) -> float:
-    """Steps in which a norm that changes by `log_slope` nats per step halves (or doubles); inf if it stays."""
+    """Steps in which a norm that changes by `log_slope` nats a step halves, or doubles."""
     return float("inf") if log_slope == 0 else float(np.log(2.0) / abs(log_slope))

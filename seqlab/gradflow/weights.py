@@ -18,17 +18,17 @@ def weight_shares(
 ) -> dict[str, Params]:
     """What each step adds to dL/dW, at every recurrence of a model.
 
-    Every step is given a copy W_t of the weights, equal in value; the share is the gradient with respect to
-    that copy, and the shares add up:
+    Every step is given a copy W_t of the weights, equal in value; the share is the gradient with
+    respect to that copy, and the shares add up:
 
         dL/dW = sum_t dL/dW_t,        dL/dW_t = (d+ carry_t / dW)^T dL/dcarry_t
 
-    with d+ the immediate derivative, carry_{t-1} held fixed. One backward pass; the memory is T times that
-    of the recurrent weights.
+    with d+ the immediate derivative, carry_{t-1} held fixed. One backward pass; the memory is T
+    times that of the recurrent weights.
 
     Args:
-      apply: a `Model.apply` that accepts `weight_taps`; a recurrence named s keeps its cell's parameters in
-        `params[s]["weights"]`, as `models.recurrent.Recurrent` does.
+      apply: a `Model.apply` that accepts `weight_taps`; a recurrence named s keeps its cell's
+        parameters in `params[s]["weights"]`, as `models.recurrent.Recurrent` does.
       loss: Output -> scalar, summed or averaged over the batch as the study wants it.
       params: of the model.
       *inputs: what `apply` takes after `params`.

@@ -16,7 +16,7 @@ POOLINGS = ("last", "mean", "max")
 
 
 class Recurrent(nnx.Module):
-    """Owns the parameters of one cell, or of a stack of layers of it; walks sequences with `unroll`.
+    """Owns the parameters of one cell, or of layers of it, and walks sequences with `unroll`.
 
     Attributes:
       cell: the cell.
@@ -134,8 +134,8 @@ class ManyToOne(_SequenceReader):
       output_size: width of the answer.
       head: what turns logits into predictions: "linear", "sigmoid" (two classes) or "softmax".
       vocab_size: None for real inputs [..., T, D], or V for tokens [..., T] of integers below V.
-      pooling: "last" real step, or "mean" or "max" over real steps; all zeros for a row without one, but
-        "last", which is then the output of its first state.
+      pooling: "last" real step, or "mean" or "max" over real steps; all zeros for a row without
+        one, but "last", which is then the output of its first state.
       num_layers, both_directions, dropout, variational, recurrent_dropout: of the layers, see
         `seqlab.recurrence.stack`.
     """
@@ -170,9 +170,9 @@ class ManyToMany(_SequenceReader):
 class OneToMany(nnx.Module):
     """Reads one vector, writes a sequence: y_t = head(W h_t + b).
 
-    The vector enters at the first step (zeros after) or at every step. With `feedback` the prediction of a
-    step is part of the next input, zeros at the first; given the true sequence as `previous`, its own past is
-    fed instead (teacher forcing), by the same weights.
+    The vector enters at the first step (zeros after) or at every step. With `feedback` the
+    prediction of a step is part of the next input, zeros at the first; given the true sequence as
+    `previous`, its own past is fed instead (teacher forcing), by the same weights.
 
     Args (of the class):
       cell: the recurrent cell.
@@ -207,7 +207,8 @@ class OneToMany(nnx.Module):
         Args:
           x: the vector.
           num_steps: T, how many answers to write.
-          previous: None, or [..., T, output_size], the true sequence; step t is fed its entry t - 1.
+          previous: None, or [..., T, output_size], the true sequence; step t is fed its entry t -
+            1.
           taps, weight_taps: see `unroll`; with predictions fed back, the carry is `FeedbackCarry`.
           **loop: the rest of `unroll`.
         """
@@ -261,7 +262,9 @@ class _Feedback:
         return FeedbackCarry(inner, jnp.zeros((*batch_shape, self.output_size), dtype))
 
     def step(self, params, carry, x):
-        inner = self.cell.step(params["cell"], carry.inner, jnp.concatenate([x, carry.said], axis=-1))
+        inner = self.cell.step(
+            params["cell"], carry.inner, jnp.concatenate([x, carry.said], axis=-1)
+        )
         logits = self.cell.output(inner) @ params["head"]["kernel"]
         logits = logits + jnp.broadcast_to(params["head"]["bias"], logits.shape)
         return FeedbackCarry(inner, HEADS[self.head](logits))
@@ -271,7 +274,7 @@ class _Feedback:
 
 
 def pool(ys: Array, mask: Array | None, kind: str) -> Array:
-    """Mean or maximum over real steps: ys [..., T, H], mask [..., T] -> [..., H]; zeros without a real step."""
+    """Mean or maximum over real steps, ys [..., T, H] -> [..., H]; zeros where none is real."""
     if mask is None:
         return jnp.mean(ys, axis=-2) if kind == "mean" else jnp.max(ys, axis=-2)
     real = mask[..., None]

@@ -1,0 +1,1 @@
+"""Studies: each file one question, run with `python -m experiments.NAME`."""

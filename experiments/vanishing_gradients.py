@@ -1,0 +1,421 @@
+"""How does the gradient of a recurrent net fade or grow as it travels back through time?
+
+    python -m experiments.vanishing_gradients
+    python -m experiments.vanishing_gradients --dataset digits --cells rnn irnn lstm gru
+    python -m experiments.vanishing_gradients --cells lstm mycells:MGU --loss all
+
+Reads real text character by character, predicts the next one, and measures dL/dh_t at every step,
+at initialisation and as training proceeds, exactly, with the theory drawn on top. Figures: gradient
+norm over time; the same over training; LSTM total against direct path, gate by gate; each step's
+share of dL/dW_h; all singular values of the Jacobian products.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from seqlab import plots
+from seqlab.cells.lookup import lookup
+from seqlab.cells.rnn import RNN
+from seqlab.cli import main
+from seqlab.data.checks import check_at_least
+from seqlab.data.problems import Problem, load_problem
+from seqlab.errors import InputError
+from seqlab.gradflow import theory
+from seqlab.gradflow.jacobians import log_singular_values, step_jacobians
+from seqlab.gradflow.paths import path_gradients
+from seqlab.gradflow.taps import carry_gradients, log_norm_over_time, named_leaves
+from seqlab.gradflow.weights import share_norms, weight_shares
+from seqlab.losses import cross_entropy, masked_mean, squared_error
+from seqlab.models.functional import functional
+from seqlab.models.recurrent import ManyToMany, ManyToOne
+from seqlab.recurrence import unroll
+from seqlab.runlog import RunLog, read_run
+from seqlab.train import init_state, make_train_step, steps
+
+LAG = 50  # of the ratio in summary.json
+FLOOR = -80.0  # nats; below it float32 gradients lose their digits
+NUM_TEST = 512  # held-out sequences of the final loss
+
+
+@dataclass(frozen=True)
+class Config:
+    """Gradient norm over time, at initialisation and through training, one curve a cell."""
+
+    cells: tuple[str, ...] = ("rnn", "lstm", "gru")
+    """names of cells, or package.module:Class"""
+    dataset: str = "embedded"
+    """a text (embedded, tinyshakespeare, ptb), images (digits, mnist, permuted-mnist) or a task
+    (adding, copy-memory, temporal-order)"""
+    corpus: Path | None = None
+    """a UTF-8 text file of your own instead"""
+    loss: Literal["last", "all"] = "last"
+    """where a text has its loss: after the last step, or summed over all"""
+    seq_len: int = 128
+    """T, steps"""
+    hidden_size: int = 64
+    """H, units"""
+    embed_size: int = 32
+    """D, width of a character's embedding"""
+    num_updates: int = 300
+    """training steps"""
+    batch_size: int = 32
+    """sequences a step"""
+    learning_rate: float = 3e-3
+    """of Adam"""
+    clip_norm: float = 1.0
+    """largest global gradient norm let through"""
+    num_seeds: int = 3
+    """nets a cell, trained side by side"""
+    num_sequences: int = 32
+    """sequences under the probe, a net"""
+    num_probes: int = 13
+    """times the gradient is measured, first and last step included"""
+    seed: int = 0
+
+    def __post_init__(self):
+        """Raises `InputError` for what cannot be run."""
+        if not self.cells:
+            raise InputError("cells is empty, expected one or more")
+        if len(set(self.cells)) != len(self.cells):
+            raise InputError(f"cells names one twice: {' '.join(self.cells)}")
+        for name in self.cells:
+            lookup(name)
+        smallest = {"seq_len": 2, "num_probes": 2, "seed": 0}
+        for field in ("hidden_size", "embed_size", "num_updates", "batch_size", "num_seeds",
+                      "num_sequences", *smallest):  # fmt: skip
+            check_at_least(getattr(self, field), smallest.get(field, 1), field)
+        for field in ("learning_rate", "clip_norm"):
+            if not 0 < getattr(self, field) < float("inf"):
+                raise InputError(f"{field} must be above 0, got {getattr(self, field)}")
+
+    @classmethod
+    def quick(cls):
+        """Seconds, to see that everything runs."""
+        return cls(
+            seq_len=64, hidden_size=16, embed_size=8, num_updates=20, batch_size=8, num_seeds=2,
+            num_sequences=8, num_probes=3,
+        )  # fmt: skip
+
+
+def run(config: Config, log: RunLog) -> None:
+    """Trains each cell and measures it."""
+    problem = load_problem(
+        config.dataset,
+        corpus=config.corpus,
+        seq_len=config.seq_len,
+        every_step=config.loss == "all",
+    )
+    log.write(step=0, dataset=problem.name, digest=problem.digest)
+    figures = {name: study(name, config, problem, log) for name in config.cells}
+    log.table(
+        f"{problem.name}, {problem.num_steps} steps: gradient of the loss {config.loss} over time",
+        [
+            {
+                "cell": name,
+                "slope, nats/step": figure["slope_nats_per_step_at_init"],
+                "half-life, steps": figure["half_life_steps_at_init"],
+                "lag of a fall by 1e3": figure["lag_of_fall_by_1e3_at_init"],
+                f"log10 ratio, lag {LAG}": figure[f"log10_norm_ratio_at_lag_{LAG}"],
+                "slope trained": figure["slope_nats_per_step_trained"],
+                "loss before": figure["initial_loss_nats"],
+                "after": figure["final_loss_nats"],
+            }
+            for name, figure in figures.items()
+        ],
+    )
+    log.finish(cells=figures, dataset=problem.name)
+
+
+def study(name: str, config: Config, problem: Problem, log: RunLog) -> dict[str, float | None]:
+    """Trains `num_seeds` nets of one cell, probing as it goes; the cell's line of the summary."""
+    cell = lookup(name)(hidden_size=config.hidden_size)
+    model = build(cell, config, problem)
+    optimizer = optax.adam(config.learning_rate)
+
+    def mean_loss(params, batch, key):
+        del key  # nothing here is random
+        errors = losses(model.apply(params, batch.xs, batch.mask), batch, problem)
+        return masked_mean(errors, batch.mask if problem.every_step else None), {}
+
+    keys = jax.random.split(jax.random.key(config.seed), config.num_seeds)
+    state = jax.vmap(lambda key: start(model, optimizer, key))(keys)
+    train_step = jax.vmap(make_train_step(mean_loss, optimizer, clip_norm=config.clip_norm))
+    test_loss = jax.jit(jax.vmap(lambda params, batch: mean_loss(params, batch, None)[0]))
+
+    def draw(stream, count, is_test):
+        batches = [
+            problem.sample(np.random.default_rng([config.seed, stream, net]), count, is_test)
+            for net in range(config.num_seeds)
+        ]
+        return jax.tree.map(lambda *rows: np.stack(rows), *batches)
+
+    probed = draw(1, config.num_sequences, True)
+    tested = draw(2, NUM_TEST, True)
+    training = [np.random.default_rng([config.seed, 3, net]) for net in range(config.num_seeds)]
+
+    def batches():
+        for _ in range(config.num_updates):
+            rows = [problem.sample(rng, config.batch_size, False) for rng in training]
+            yield jax.tree.map(lambda *rows: np.stack(rows), *rows)
+
+    watch = jax.jit(jax.vmap(lambda params, batch: carry_norms(model, params, batch, problem)))
+    parts = jax.jit(jax.vmap(lambda params, batch: dissect(model, cell, params, batch, problem)))
+    curves = []
+
+    def probe(step, params):
+        norms = watch(params, probed)
+        for leaf, values in norms.items():
+            write_band(log, values, step=step, cell=name, probe="carry", leaf=leaf)
+        curves.append(np.median(main_leaf(norms), axis=(0, 1)))
+        if step in (0, config.num_updates):
+            lags = spectrum_lags(problem.num_steps)
+            write_parts(log, parts(params, probed), lags, step=step, cell=name)
+            write_theory(log, cell, params, probed, norms, step=step, name=name)
+
+    initial_loss = test_loss(state.params, tested)
+    probe(0, state.params)
+    stops = set(np.linspace(0, config.num_updates, config.num_probes).round().astype(int).tolist())
+    progress = log.progress(
+        steps(train_step, state, batches()), total=config.num_updates, description=name
+    )
+    for step, state, metrics in progress:
+        log.write(step=step, cell=name, split="train", **metrics)
+        if step in stops:
+            probe(step, state.params)
+    final_loss = test_loss(state.params, tested)
+
+    first, last = curves[0], curves[-1]
+    slope, trained = (fitted_slope(curve) for curve in (first, last))
+    is_long = problem.num_steps > LAG
+    return {
+        "slope_nats_per_step_at_init": slope,
+        "half_life_steps_at_init": theory.half_life(slope) if slope < 0 else None,
+        "lag_of_fall_by_1e3_at_init": fall_lag(first, np.log(1e3)),
+        f"log10_norm_ratio_at_lag_{LAG}": (
+            float(first[-1 - LAG] - first[-1]) / np.log(10.0) if is_long else None
+        ),
+        "slope_nats_per_step_trained": trained,
+        "initial_loss_nats": float(jnp.mean(initial_loss)),
+        "final_loss_nats": float(jnp.mean(final_loss)),
+        "updates_skipped": int(jnp.sum(state.skipped)),
+    }
+
+
+def build(cell, config, problem):
+    """The model of a problem, as pure functions."""
+    return functional(
+        ManyToMany if problem.every_step else ManyToOne,
+        cell,
+        input_size=problem.input_size or config.embed_size,
+        vocab_size=problem.vocab_size,
+        output_size=problem.output_size,
+        head="softmax" if problem.answers == "class" else "linear",
+    )
+
+
+def start(model, optimizer, key):
+    """A fresh net's training state."""
+    key_params, key_training = jax.random.split(key)
+    return init_state(model.init(key_params), optimizer, key_training)
+
+
+def losses(output, batch, problem):
+    """Loss of each sequence [B], or of each step [B, T]: nats, or squared error for a value."""
+    if problem.answers == "class":
+        return cross_entropy(output.logits, batch.targets)
+    return squared_error(output.logits, batch.targets)
+
+
+def total_loss(batch, problem):
+    """Output -> the losses added up, so that each sequence's gradient is its own."""
+
+    def loss(output):
+        errors = losses(output, batch, problem)
+        if problem.every_step and batch.mask is not None:
+            errors = jnp.where(batch.mask, errors, 0.0)
+        return jnp.sum(errors)
+
+    return loss
+
+
+def carry_norms(model, params, batch, problem):
+    """Log norms of dL/dcarry_t, leaf -> [N, T]."""
+    grads = carry_gradients(model.apply, total_loss(batch, problem), params, batch.xs, batch.mask)[
+        "rnn"
+    ]
+    return {leaf: log_norm_over_time(values) for leaf, values in named_leaves(grads).items()}
+
+
+def dissect(model, cell, params, batch, problem):
+    """The slower instruments: weight shares, paths by gate, and one sequence's singular values."""
+    loss, inputs = total_loss(batch, problem), (batch.xs, batch.mask)
+    shares = weight_shares(model.apply, loss, params, *inputs)["rnn"]
+    whole = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0, keepdims=True), shares)
+    found = {"shares": jnp.log(share_norms(shares)) - jnp.log(share_norms(whole))}
+    if getattr(cell, "routes", ()):
+        paths = path_gradients(model.apply, loss, params, *inputs, cell=cell)
+        found["paths"] = {
+            path: {leaf: log_norm_over_time(g) for leaf, g in named_leaves(carry).items()}
+            for path, carry in paths.items()
+        }
+    weights = params["rnn"]["weights"]
+    mask = None if batch.mask is None else batch.mask[0]
+    jacobians = step_jacobians(cell, weights, read(params, batch.xs)[0], mask=mask)
+    found["spectrum"] = log_singular_values(jacobians, spectrum_lags(problem.num_steps))
+    return found
+
+
+def read(params, xs):
+    """What the recurrence reads: the embedded characters, or real inputs as they are."""
+    return params["embed"]["embedding"][xs] if "embed" in params else xs
+
+
+def spectrum_lags(num_steps):
+    """Some sixteen lags from 1 to T."""
+    return sorted(set(np.linspace(1, num_steps, 17).round().astype(int).tolist()))
+
+
+def main_leaf(leaves):
+    """The leaf that the curves are about: h, or the first of a carry without one."""
+    return np.asarray(leaves["h"] if "h" in leaves else next(iter(leaves.values())))
+
+
+def write_band(log, values, **fields):
+    """Median and 10-90 % band of [nets, sequences, T] over nets and sequences."""
+    low, median, high = np.quantile(np.asarray(values), (0.1, 0.5, 0.9), axis=(0, 1))
+    log.write(**fields, log_norm_median=median, log_norm_p10=low, log_norm_p90=high)
+
+
+def write_parts(log, found, lags, *, step, cell):
+    """What `dissect` found."""
+    shares = np.median(np.asarray(found["shares"]), axis=0)
+    log.write(step=step, cell=cell, probe="share", parameter="W_h", log_share_median=shares)
+    for path, leaves in found.get("paths", {}).items():
+        for leaf, values in leaves.items():
+            write_band(log, values, step=step, cell=cell, probe="path", path=path, leaf=leaf)
+    spectrum = np.median(np.asarray(found["spectrum"]), axis=0)
+    log.write(step=step, cell=cell, probe="spectrum", lags=lags, log_singular_values=spectrum)
+
+
+def write_theory(log, cell, params, batch, norms, *, step, name):
+    """Bound and mean field of a vanilla net, anchored where the measured curve leaves the loss."""
+    if not isinstance(cell, RNN):
+        return
+    anchor = np.asarray(norms["h"])[..., -1]
+
+    def bound(params, xs, mask, last):
+        weights = params["rnn"]["weights"]
+        hs = unroll(cell, weights, read(params, xs), mask=mask).ys
+        # Entry t bounds d h_T / d h_{t+1}, so that h_T itself comes last, with a bound of 1.
+        logs = theory.log_rnn_bound(weights["W_h"], hs, cell.activation)[..., 1:]
+        return last[:, None] + jnp.pad(logs, ((0, 0), (0, 1)))
+
+    bounds = jax.vmap(bound)(params, batch.xs, batch.mask, anchor)
+    log.write(
+        step=step, cell=name, theory="bound", log_norm=np.median(np.asarray(bounds), axis=(0, 1))
+    )
+    init = cell.weight_init
+    if step == 0 and cell.activation == "tanh" and init.recurrent in ("orthogonal", "gaussian"):
+        driven = jax.vmap(lambda p, xs: read(p, xs) @ p["rnn"]["weights"]["W_x"])(params, batch.xs)
+        field = theory.mean_field_tanh(init.gain, float(jnp.var(driven)))
+        lag = np.arange(batch.xs.shape[2])[::-1]
+        line = np.median(anchor) + lag * field.log_slope
+        log.write(step=0, cell=name, theory="mean field", log_norm=line)
+
+
+def fitted_slope(curve):
+    """Least-squares slope of a log norm over lag, nats per step, where float32 still holds it."""
+    lag = np.arange(len(curve))[::-1]
+    is_sharp = np.isfinite(curve) & (curve > FLOOR)
+    if is_sharp.sum() < 2:
+        return float("nan")
+    return float(np.polyfit(lag[is_sharp], curve[is_sharp], 1)[0])
+
+
+def fall_lag(curve, nats):
+    """Smallest lag at which the log norm lies `nats` below its value at the loss, or None."""
+    fallen = np.flatnonzero(curve[::-1] < curve[-1] - nats)
+    return int(fallen[0]) if fallen.size else None
+
+
+def plot(directory: Path) -> None:
+    """Draws every figure from the files of a run."""
+    finished = read_run(directory)
+    figures = directory / "figures"
+    cells = finished.config["cells"]
+    last = finished.config["num_updates"]
+    select = lambda **fields: plots.pick(finished.metrics, **fields)  # noqa: E731
+
+    figure, panels = plots.new_figure(2, width=9.6, height=3.9)
+    for axes, step, title in zip(panels, (0, last), ("at initialisation", "trained"), strict=True):
+        curves = [curve(name, step, select) for name in cells]
+        plots.gradient_curves(curves, axes, f"{title}, after {step} updates" if step else title)
+    figure.suptitle(
+        rf"$\|dL/dh_t\|$ on {finished.summary['dataset']}: "
+        "median and 10-90 % over sequences and nets"
+    )
+    plots.save(figure, figures / "gradient_over_time.png")
+
+    probes = {name: select(cell=name, probe="carry", leaf=leaf_of(name, select)) for name in cells}
+    norms = {
+        name: np.array([row["log_norm_median"] for row in rows]) for name, rows in probes.items()
+    }
+    measured = [row["step"] for row in probes[cells[0]]]
+    plots.save(plots.training_heatmap(measured, norms), figures / "training_heatmap.png")
+
+    gated = [name for name in cells if select(cell=name, probe="path")]
+    if gated:
+        figure, panels = plots.new_figure(2 * len(gated), width=4.4 * 2 * len(gated), height=3.6)
+        pairs = [(name, step) for name in gated for step in (0, last)]
+        for axes, (name, step) in zip(panels, pairs, strict=True):
+            rows = select(cell=name, probe="path", step=step)
+            leaf = "c" if any(row["leaf"] == "c" for row in rows) else "h"
+            parts = {row["path"]: row["log_norm_median"] for row in rows if row["leaf"] == leaf}
+            plots.path_curves(parts, axes, rf"{name}: $dL/d{leaf}_t$, after {step} updates")
+        plots.save(figure, figures / "paths.png")
+
+    figure, panels = plots.new_figure(2, width=9.6, height=3.6)
+    for axes, step in zip(panels, (0, last), strict=True):
+        shares = {
+            name: select(cell=name, probe="share", step=step)[0]["log_share_median"]
+            for name in cells
+        }
+        plots.share_curves(shares, axes, f"share of each step in dL/dW_h, after {step} updates")
+    plots.save(figure, figures / "weight_shares.png")
+
+    rows = {name: select(cell=name, probe="spectrum", step=0)[0] for name in cells}
+    spectra = {name: np.array(row["log_singular_values"]) for name, row in rows.items()}
+    lags = rows[cells[0]]["lags"]
+    plots.save(plots.singular_spectra(lags, spectra), figures / "singular_spectra.png")
+
+
+def leaf_of(name, select):
+    """The leaf that the curves of a cell are about, as `main_leaf` has it."""
+    leaves = [row["leaf"] for row in select(cell=name, probe="carry", step=0)]
+    return "h" if "h" in leaves else leaves[0]
+
+
+def curve(name, step, select):
+    """One cell's gradient curve with its theory."""
+    row = select(cell=name, probe="carry", step=step, leaf=leaf_of(name, select))[0]
+    lines = {
+        f"{name}: {line['theory']}": np.array(line["log_norm"])
+        for kind in ("mean field", "bound")
+        for line in select(cell=name, theory=kind, step=step)
+    }
+    for path in select(cell=name, probe="path", path="direct", step=step):
+        what = {"c": "direct path, product of f", "h": "direct path, gates held fixed"}
+        if path["leaf"] == "c" or not select(cell=name, probe="path", leaf="c"):
+            lines[f"{name}: {what[path['leaf']]}"] = np.array(path["log_norm_median"])
+    band = (np.array(row[f"log_norm_{edge}"]) for edge in ("median", "p10", "p90"))
+    return plots.Curve(name, *band, theory=lines)
+
+
+if __name__ == "__main__":
+    main(Config, run, plot)

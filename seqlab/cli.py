@@ -1,0 +1,264 @@
+"""The command line of an experiment is its config: one flag a field, by tyro."""
+
+import dataclasses
+import enum
+import shlex
+import signal
+import sys
+import threading
+import types
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import zip_longest
+from pathlib import Path
+from typing import (
+    Annotated,
+    Any,
+    Generic,
+    Literal,
+    NoReturn,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+import tyro
+
+from seqlab.errors import InputError
+from seqlab.runlog import RunLog, read_record, read_run
+
+C = TypeVar("C")
+
+
+@dataclasses.dataclass(frozen=True)
+class Command(Generic[C]):
+    """Flags that every experiment has, beside its own config."""
+
+    config: Annotated[C, tyro.conf.OmitArgPrefixes]
+    quick: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Start from the small preset; other flags still count."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """The run directory, new or empty. Default: runs/<experiment>/<time>-<seed>."""
+    from_run: Annotated[Path | None, tyro.conf.arg(metavar="RUN_DIR")] = None
+    """Start from the config of an earlier run; other flags still count."""
+    plot_only: Annotated[Path | None, tyro.conf.arg(metavar="RUN_DIR")] = None
+    """Redraw the figures of a finished run from its files; nothing is computed."""
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, raised where the main thread stands."""
+
+
+def main(
+    config_class: type[C],
+    run: Callable[[C, RunLog], object],
+    plot: Callable[[Path], object] | None = None,
+    argv: Sequence[str] | None = None,
+) -> Path:
+    """Runs an experiment from the command line and says where its results are.
+
+    The flags are the fields of `config_class` (`--seq-len 400`, `--cells rnn lstm`) and those of
+    `Command`. The config is made, and so checked, before the run directory is. A user's mistake
+    (`InputError`, an unknown flag) is one message on standard error and exit code 2; Ctrl-C and
+    SIGTERM name the unfinished run directory and exit with 130 and 143.
+
+    Args:
+      config_class: a frozen dataclass with a default for every field, a `seed`, and a classmethod
+        `quick`; its `__post_init__` may raise `InputError`.
+      run: does the work, `run(config, log)`; where it does not call `log.finish`, this does.
+      plot: draws figures from a run directory's files, `plot(run_dir)`.
+      argv: the flags; the process's own if None.
+
+    Returns:
+      The run directory.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    module = config_class.__module__
+    try:
+        command = _parse(config_class, argv, module)
+        if command.plot_only is not None:
+            return _plot_only(command, plot, module, config_class())
+        return _run(command, run, plot, module, argv)
+    except InputError as error:
+        _exit(f"error: {error}", 2)
+
+
+def _run(
+    command: Command, run: Callable, plot: Callable | None, module: str, argv: list[str]
+) -> Path:
+    log = None
+    with _sigterm_raises():
+        try:
+            log = RunLog(
+                command.config,
+                experiment=_experiment(module),
+                out=command.out,
+                command=shlex.join([*_program(module), *argv]),
+                source=Path(getattr(sys.modules[module], "__file__", __file__)).resolve(),
+            )
+            with log:
+                run(command.config, log)
+                if not log.finished:
+                    log.finish()
+                if plot is not None:
+                    plot(log.path)
+        except InputError as error:
+            if log is None or log.finished or log.abandon():
+                raise
+            raise InputError(f"{error} (unfinished run left in {log.path})") from error
+        except KeyboardInterrupt as stop:
+            word, code = ("terminated", 143) if isinstance(stop, _Terminated) else ("stopped", 130)
+            if log is None:
+                _exit(f"{word}: nothing was written", code)
+            state = "finished, its figures are not" if log.finished else "unfinished"
+            _exit(f"{word}: the run in {log.path} is {state}", code)
+    log.console.print(f"results in {log.path}", soft_wrap=True, markup=False, highlight=False)
+    return log.path
+
+
+def _plot_only(command: Command, plot: Callable | None, module: str, full: Any) -> Path:
+    path, experiment = command.plot_only, _experiment(module)
+    assert path is not None
+    if dataclasses.replace(command, plot_only=None) != Command(full):
+        raise InputError("--plot-only redraws a run as it is: it takes no other flag")
+    if plot is None:
+        raise InputError(f"{experiment} draws no figures")
+    _check_experiment(path, read_run(path).record, experiment)
+    plot(path)
+    return path
+
+
+def _parse(config_class: type[C], argv: list[str], module: str) -> Command[C]:
+    # tyro would show an InputError of __post_init__ as its own: the checks wait until it is done.
+    # tyro finds the comments beside the fields by the place of the class in its file.
+    place = ("__module__", "__qualname__", "__doc__", "__firstlineno__")
+    members = {name: getattr(config_class, name) for name in place if hasattr(config_class, name)}
+    members["__post_init__"] = lambda self: None
+    unchecked = type(config_class.__name__, (config_class,), members)
+    start = _starting_config(config_class, argv, _experiment(module))
+    command = tyro.cli(
+        cast(Any, Command[unchecked]),
+        args=argv,
+        default=Command(unchecked(**_field_values(start))),
+        prog=shlex.join(_program(module)),
+        description=sys.modules[module].__doc__ or config_class.__doc__,
+    )
+    return dataclasses.replace(command, config=config_class(**_field_values(command.config)))
+
+
+def _starting_config(config_class: type[C], argv: list[str], experiment: str) -> C:
+    """The config that the other flags change: the full one, the small one, or an earlier run's."""
+    directory = _flag_value("--from-run", argv)
+    if directory is None:
+        return cast(Any, config_class).quick() if "--quick" in argv else config_class()
+    if "--quick" in argv:
+        raise InputError("--quick and --from-run both name a config to start from: give one")
+    record = read_record(directory)
+    _check_experiment(directory, record, experiment)
+    hints = get_type_hints(config_class, include_extras=True)
+    values = {}
+    for name, value in record["config"].items():
+        if name not in hints:
+            raise InputError(f"{directory}: {experiment} has no {name} any more")
+        try:
+            values[name] = _from_json(hints[name], value)
+        except (TypeError, ValueError, KeyError) as error:
+            raise InputError(f"{directory}: {name} cannot be {value!r}") from error
+    return config_class(**values)
+
+
+def _flag_value(flag: str, argv: list[str]) -> str | None:
+    for word, following in zip_longest(argv, argv[1:]):
+        name, equals, value = word.partition("=")
+        if name.replace("_", "-") == flag:
+            return value if equals else following
+    return None
+
+
+def _check_experiment(path: Path | str, record: dict[str, Any], experiment: str) -> None:
+    if record.get("experiment") != experiment:
+        raise InputError(f"{path} is a run of {record.get('experiment')}, not of {experiment}")
+
+
+def _from_json(hint: Any, value: Any) -> Any:
+    """A value of type `hint` from what `runlog.config_values` made of it."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _from_json(parts[0], value)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in parts:
+            return None
+        for part in parts:
+            try:
+                return _from_json(part, value)
+            except (TypeError, ValueError, KeyError):
+                continue
+        raise TypeError(f"{value!r} is none of {parts}")
+    if origin is Literal and value not in parts:
+        raise ValueError(f"{value!r} is none of {parts}")
+    if origin is tuple and parts[1:] != (...,):
+        return tuple(_from_json(part, each) for part, each in zip(parts, value, strict=True))
+    if origin in (tuple, list):
+        return origin(_from_json(parts[0], each) for each in value)
+    if not isinstance(hint, type):
+        return value
+    if dataclasses.is_dataclass(hint):
+        hints = get_type_hints(hint, include_extras=True)
+        return hint(**{name: _from_json(hints[name], each) for name, each in value.items()})
+    if issubclass(hint, enum.Enum):
+        return hint[value]
+    if hint is float or issubclass(hint, Path):
+        return hint(value)
+    if not isinstance(value, hint):
+        raise TypeError(f"{value!r} is no {hint.__name__}")
+    return value
+
+
+def _field_values(config: Any) -> dict[str, Any]:
+    return {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if field.init
+    }
+
+
+def _module_name(module: str) -> str | None:
+    """The importable name of a module; None for a script run by its path."""
+    if module != "__main__":
+        return module
+    spec = sys.modules[module].__spec__
+    return None if spec is None else spec.name
+
+
+def _program(module: str) -> list[str]:
+    name = _module_name(module)
+    return ["python", sys.argv[0]] if name is None else ["python", "-m", name]
+
+
+def _experiment(module: str) -> str:
+    name = _module_name(module)
+    return Path(sys.argv[0]).stem if name is None else name.rpartition(".")[2]
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+
+    def stop(*_: object) -> None:
+        raise _Terminated
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
+
+
+def _exit(message: str, code: int) -> NoReturn:
+    sys.stderr.write(" ".join(message.splitlines()) + "\n")
+    sys.exit(code)

@@ -1,0 +1,1 @@
+"""Data sets, texts and synthetic tasks as numpy arrays. Nothing here imports jax."""

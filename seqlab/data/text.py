@@ -1,0 +1,175 @@
+"""Texts, the characters in them as numbers, and windows to train on."""
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from seqlab.data import sources
+from seqlab.data.checks import check_at_least, check_known
+from seqlab.errors import InputError
+
+UNKNOWN = "\N{REPLACEMENT CHARACTER}"  # what an unknown character is decoded to
+
+
+def load_text(dataset: str | None = None, corpus: Path | None = None) -> str:
+    r"""Text to train on, line ends as "\n".
+
+    Args:
+      dataset: "embedded" (the default), "ptb" (Penn Treebank, the training part, one sentence a
+        line) or "tinyshakespeare"; the last two are fetched or read from a mirror.
+      corpus: the user's own UTF-8 file instead; a byte order mark is dropped.
+
+    Raises:
+      InputError: both given; unknown data set; a file that is missing, a folder, empty or not
+        UTF-8; or what `sources.fetch` raises.
+    """
+    if corpus is not None:
+        if dataset is not None:
+            raise InputError(f"give either dataset ({dataset}) or corpus ({corpus}), not both")
+        return _read_utf8(Path(corpus))
+    texts: dict[str, Callable[[], str]] = {
+        "embedded": embedded_text,
+        "ptb": lambda: _read_utf8(sources.fetch("ptb")["ptb.train.txt"]),
+        "tinyshakespeare": lambda: _read_utf8(sources.fetch("tinyshakespeare")["input.txt"]),
+    }
+    name = "embedded" if dataset is None else dataset
+    check_known(name, texts, "dataset")
+    return texts[name]()
+
+
+def embedded_text() -> str:
+    """English prose that every Python carries: the topics of `help()`, about 65,000 words.
+
+    They are sections of the Python language reference, joined in the order of their names. Lines
+    that only rule a heading or a table off, trailing blanks and repeated empty lines are left out.
+
+    About a fifth of the text occurs twice, since many sections are topics beside the chapter they
+    belong to: a part of it that is held out is not unseen. It differs between Python versions:
+    record its `text_digest` beside a result.
+
+    Raises:
+      InputError: this Python was installed without `pydoc_data`.
+    """
+    try:
+        from pydoc_data.topics import topics
+    except ImportError as error:
+        raise InputError(
+            "dataset embedded: this Python lacks pydoc_data.topics; give a corpus file instead"
+        ) from error
+    sections = "\n\n".join(topics[name].strip() for name in sorted(topics))
+    lines = [line.rstrip() for line in sections.split("\n")]
+    text = "\n".join(line for line in lines if not re.fullmatch(r"[*=~^+|\- ]{3,}", line))
+    return re.sub(r"\n{3,}", "\n\n", text) + "\n"
+
+
+def text_digest(text: str) -> str:
+    """The sha256 of a text in UTF-8, hexadecimal: which text a run has used."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@dataclass(frozen=True)
+class Characters:
+    """Vocabulary of single characters: code points, not what a reader may see as one letter.
+
+    Character `symbols[i]` has the id i. One more id, `unknown`, stands for every character outside
+    the vocabulary, as `<unk>` does for words; it is the last, so that the ids of a text's own
+    characters are those of the usual sorted list. It is decoded to U+FFFD.
+
+    Attributes:
+      symbols: the distinct characters in code point order.
+    """
+
+    symbols: str
+
+    def __post_init__(self):
+        """Holds `symbols` to what it is documented to be."""
+        if list(self.symbols) != sorted(set(self.symbols)):
+            raise ValueError(f"symbols must be sorted and distinct, got {self.symbols[:40]!r}")
+
+    @classmethod
+    def of(cls, text: str) -> "Characters":
+        """The vocabulary of all characters in a text."""
+        return cls("".join(sorted(set(text))))
+
+    def __len__(self) -> int:
+        """V, the number of ids, `unknown` included."""
+        return len(self.symbols) + 1
+
+    @property
+    def unknown(self) -> int:
+        """The id of every character outside the vocabulary."""
+        return len(self.symbols)
+
+    def encode(self, text: str) -> np.ndarray:
+        """Ids of a text, int32 [number of characters]."""
+        codes = _code_points(text)
+        known = _code_points(self.symbols)
+        ids = np.searchsorted(known, codes)
+        is_known = np.isin(codes, known)
+        return np.where(is_known, ids, self.unknown).astype(np.int32)
+
+    def decode(self, ids: np.ndarray) -> str:
+        """Text of ids, an integer array [N]; the inverse of `encode` over known characters.
+
+        Raises:
+          ValueError: an id outside 0 .. len(self) - 1.
+        """
+        ids = np.asarray(ids, dtype=np.int64)
+        if ids.size and not 0 <= ids.min() <= ids.max() < len(self):
+            raise ValueError(f"ids must be in 0 .. {len(self) - 1}, got {ids.min()} .. {ids.max()}")
+        codes = _code_points(self.symbols + UNKNOWN)[ids]
+        return codes.tobytes().decode("utf-32-le", "surrogatepass")
+
+
+def sample_windows(
+    ids: np.ndarray, rng: np.random.Generator, count: int, length: int
+) -> np.ndarray:
+    """Windows at uniformly random places of a text, [count, length]; they may overlap.
+
+    Args:
+      ids: the text, [N]. A window for next-step prediction needs one id more than it has steps.
+      rng: source of the places.
+      count: number of windows.
+      length: ids in each.
+
+    Raises:
+      InputError: the text is shorter than one window.
+    """
+    check_at_least(count, 1, "number of windows")
+    check_at_least(length, 1, "window length")
+    if len(ids) < length:
+        raise InputError(f"text of length {len(ids)} is shorter than a window of length {length}")
+    starts = rng.integers(len(ids) - length, size=count, endpoint=True)
+    return np.asarray(ids)[starts[:, None] + np.arange(length)]
+
+
+def _read_utf8(path: Path) -> str:
+    """Text of a file, line ends as in Python's text mode."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, expected a text file")
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist") from error
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        text = content.decode("utf-8").removeprefix("\N{BYTE ORDER MARK}")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{path} is not UTF-8: byte 0x{content[error.start]:02x} at offset {error.start}, "
+            f"line {line}; save it as UTF-8"
+        ) from error
+    if not text.strip():
+        raise InputError(f"{path} is empty")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _code_points(text: str) -> np.ndarray:
+    """Code point of every character, uint32 [N]."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")

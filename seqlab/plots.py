@@ -1,0 +1,211 @@
+"""Figures from plain arrays; computes nothing and imports no jax.
+
+Norms come in as natural logs and are drawn as powers of ten, against steps before the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LN10 = float(np.log(10.0))
+# Okabe and Ito's colours, which readers with any colour vision can tell apart.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "savefig.dpi": 200,
+    "figure.constrained_layout.use": True,
+}
+
+
+class Curve(NamedTuple):
+    """A log norm over time.
+
+    Attributes:
+      name: what the legend says.
+      log_norm: natural log, [T], in order of time; NaN leaves a gap.
+      low, high: a band, [T], or None.
+      theory: name -> log norm [T], drawn over it: the first dashed, the second dotted.
+    """
+
+    name: str
+    log_norm: np.ndarray
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
+    theory: Mapping[str, np.ndarray] | None = None
+
+
+def gradient_curves(curves: Sequence[Curve], axes: Axes, title: str = "") -> None:
+    """log10 of a norm against steps before the loss, with bands, and theory drawn on top."""
+    for colour, curve in zip(_cycle(curves), curves, strict=False):
+        lag = _lags(curve.log_norm)
+        axes.plot(lag, _log10(curve.log_norm), color=colour, label=curve.name, linewidth=1.8)
+        if curve.low is not None and curve.high is not None:
+            axes.fill_between(
+                lag, _log10(curve.low), _log10(curve.high), color=colour, alpha=0.18, lw=0
+            )
+        for style, (name, values) in zip(("--", ":"), (curve.theory or {}).items(), strict=False):
+            axes.plot(
+                _lags(values),
+                _log10(values),
+                style,
+                color=_darker(colour),
+                label=name,
+                linewidth=1.1,
+            )
+    axes.set(title=title, xlabel="steps before the loss", ylabel=r"$\log_{10}$ gradient norm")
+    axes.legend(fontsize=7.5, loc="lower left")
+
+
+def training_heatmap(
+    training_steps: Sequence[int], log_norms: Mapping[str, np.ndarray], floor: float = -12.0
+) -> Figure:
+    """Training step x time step, one panel a cell: log10 of the norm, by colour.
+
+    Args:
+      training_steps: where the norms were measured, [P].
+      log_norms: cell -> natural logs, [P, T].
+      floor: log10 below which everything looks the same.
+    """
+    figure, rows = _subplots(1, len(log_norms), width=3.4 * len(log_norms) + 0.8, height=3.2)
+    values = {name: _log10(array) for name, array in log_norms.items()}
+    finite = np.concatenate([v[np.isfinite(v)] for v in values.values()])
+    top = float(finite.max()) if finite.size else 0.0
+    low = max(float(finite.min()), top + floor) if finite.size else floor
+    edges = _edges(np.asarray(training_steps, float))
+    image = None
+    for axes, (name, array) in zip(rows, values.items(), strict=True):
+        lag_edges = np.arange(array.shape[1] + 1) - 0.5
+        image = axes.pcolormesh(
+            lag_edges, edges, array[:, ::-1], vmin=low, vmax=top, cmap="magma", rasterized=True
+        )
+        axes.set(title=name, xlabel="steps before the loss", ylabel="training step")
+        axes.grid(visible=False)
+    if image is not None:
+        bar = figure.colorbar(image, ax=list(rows))
+        bar.set_label(r"$\log_{10}\,\|dL/dh_t\|$")
+    return figure
+
+
+def path_curves(parts: Mapping[str, np.ndarray], axes: Axes, title: str = "") -> None:
+    """Total against direct, gate by gate: name -> natural log norm [T]."""
+    colours = iter(COLOURS)
+    for name, values in parts.items():
+        is_main = name in ("total", "direct")
+        axes.plot(
+            _lags(values),
+            _log10(values),
+            color="black" if name == "total" else next(colours),
+            linestyle="--" if name == "direct" else "-",
+            linewidth=2.0 if is_main else 1.0,
+            label=name if is_main else f"left through {name}",
+        )
+    axes.set(title=title, xlabel="steps before the loss", ylabel=r"$\log_{10}$ gradient norm")
+    axes.legend(fontsize=7.5, loc="lower left")
+
+
+def share_curves(shares: Mapping[str, np.ndarray], axes: Axes, title: str = "") -> None:
+    """Each step's share of a weight gradient, cell -> natural log of the ratio [T]."""
+    for colour, (name, values) in zip(_cycle(shares), shares.items(), strict=False):
+        axes.plot(_lags(values), _log10(values), color=colour, label=name, linewidth=1.6)
+    axes.axhline(0.0, color="grey", linewidth=0.7)
+    axes.set(
+        title=title,
+        xlabel="steps before the loss",
+        ylabel=r"$\log_{10}\;\|dL/dW_h^{(t)}\| \,/\, \|dL/dW_h\|$",
+    )
+    axes.legend(fontsize=7.5, loc="lower left")
+
+
+def singular_spectra(
+    lags: Sequence[int],
+    spectra: Mapping[str, np.ndarray],
+    theory: Mapping[str, np.ndarray] | None = None,
+) -> Figure:
+    """Every singular value of d carry_T / d carry_{T-lag} over lag, one panel a cell.
+
+    Args:
+      lags: [L].
+      spectra: cell -> natural logs, [L, S], largest first.
+      theory: cell -> a line over lag, [L], or nothing.
+    """
+    figure, rows = _subplots(1, len(spectra), width=3.4 * len(spectra), height=3.2)
+    for colour, axes, (name, values) in zip(_cycle(spectra), rows, spectra.items(), strict=False):
+        axes.plot(lags, _log10(values), color=colour, linewidth=0.5, alpha=0.55)
+        if theory and name in theory:
+            axes.plot(
+                lags, _log10(theory[name]), "--", color="black", linewidth=1.2, label="mean field"
+            )
+            axes.legend(fontsize=7.5, loc="lower left")
+        axes.axhline(0.0, color="grey", linewidth=0.7)
+        axes.set(title=name, xlabel="lag (steps)", ylabel=r"$\log_{10}$ singular values")
+    return figure
+
+
+def new_figure(columns: int, *, width: float, height: float) -> tuple[Figure, Sequence[Axes]]:
+    """A figure with a row of panels in the house style."""
+    return _subplots(1, columns, width=width, height=height)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a figure whole or not at all, and closes it."""
+    import matplotlib.pyplot as plt
+
+    partial = path.with_name(f".{path.name}.partial")
+    figure.savefig(partial, format=path.suffix.lstrip("."))
+    partial.replace(path)
+    plt.close(figure)
+
+
+def pick(metrics: Sequence[Mapping[str, Any]], **fields: Any) -> list[Mapping[str, Any]]:
+    """The metric lines that have all of these values."""
+    return [row for row in metrics if all(row.get(name) == value for name, value in fields.items())]
+
+
+def _subplots(rows, columns, *, width, height):
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+
+    with mpl.rc_context(STYLE):
+        figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False)
+    return figure, list(axes.flat)
+
+
+def _log10(log_norm):
+    return np.asarray(log_norm, float) / LN10
+
+
+def _lags(log_norm):
+    return np.arange(len(log_norm))[::-1]
+
+
+def _cycle(items):
+    return [COLOURS[i % len(COLOURS)] for i in range(len(items))]
+
+
+def _darker(colour):
+    from matplotlib.colors import to_rgb
+
+    return tuple(0.6 * part for part in to_rgb(colour))
+
+
+def _edges(centres):
+    """Borders of cells around increasing centres."""
+    if len(centres) == 1:
+        return np.array([centres[0] - 0.5, centres[0] + 0.5])
+    middle = 0.5 * (centres[1:] + centres[:-1])
+    return np.concatenate(
+        [[centres[0] - (middle[0] - centres[0])], middle, [2 * centres[-1] - middle[-1]]]
+    )

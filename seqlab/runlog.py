@@ -1,0 +1,479 @@
+"""One run, one directory: what was asked, what was measured, what came out."""
+
+import dataclasses
+import enum
+import importlib.metadata
+import json
+import math
+import operator
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from seqlab.errors import InputError
+
+CONFIG, METRICS, SUMMARY, FIGURES = "config.json", "metrics.jsonl", "summary.json", "figures"
+PACKAGES = ("seqlab", "jax", "jaxlib", "flax", "optax", "numpy")
+OWN_FIGURES = ("wall_s", "peak_rss_mb", "device", "metrics_lines", "nonfinite_written")
+SECONDS_BETWEEN_LINES = 10.0  # of a progress bar that no one watches live
+
+
+class RunLog:
+    """Writes the directory of one run.
+
+    | file | when | what |
+    |---|---|---|
+    | `config.json` | at once | config values, versions, device, git commit, command line |
+    | `metrics.jsonl` | by `write`, on disk line by line | one JSON object a line |
+    | `figures/` | empty at first | for the experiment's plots |
+    | `summary.json` | by `finish`, whole or not at all | the final figures |
+
+    The clock is read for `config.json` and `summary.json` only: the same config and seed give a
+    `metrics.jsonl` equal byte for byte. A directory without `summary.json` is an unfinished run,
+    and `read_run` says so.
+
+    Attributes:
+      path: the run directory.
+      figures: the folder for figures, there from the start.
+      finished: True once `finish` has written `summary.json`.
+      nonfinite_written: how many NaN or infinite numbers became null so far.
+      console: where tables go.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        *,
+        experiment: str,
+        out: Path | str | None = None,
+        root: Path | str = "runs",
+        command: str | None = None,
+        source: Path | str = __file__,
+        console: Console | None = None,
+    ):
+        """Makes the directory and writes `config.json`.
+
+        Args:
+          config: a dataclass of what JSON can hold: numbers, texts, paths, tuples, dataclasses.
+          experiment: the experiment's name; the directory is `root/experiment/<time>-<seed>`.
+          out: another directory instead; it must be empty or not exist.
+          root: the folder of all runs.
+          command: the command line to note; this process's own if None.
+          source: a file of the code that runs; its git commit is noted.
+          console: where tables go; standard output if None.
+
+        Raises:
+          InputError: the directory is not empty or cannot be written.
+        """
+        self._started = time.perf_counter()
+        commit, modified = _git_state(Path(source))
+        record = {
+            "experiment": experiment,
+            "config": config_values(config),
+            "command": shlex.join(sys.argv) if command is None else command,
+            "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": _versions(),
+            "device": _device(),
+            "git_commit": commit,
+            "git_modified": modified,
+        }
+        if console is None:
+            console = Console()
+            if not console.is_terminal:
+                console.width = max(console.width, 120)
+        self.console = console
+        if out is None:
+            name = f"{datetime.now():%Y%m%d-%H%M%S}-{getattr(config, 'seed', 0)}"
+            self.path, self._made = _fresh_directory(Path(root) / experiment, name), True
+        else:
+            self.path, self._made = _empty_directory(Path(out))
+        self.figures = self.path / FIGURES
+        self.finished = False
+        self.nonfinite_written = 0
+        self._lines = 0
+        self._bars: list[tqdm] = []
+        with _writing(self.path):
+            self.figures.mkdir()
+            _write_whole(self.path / CONFIG, record)
+            self._metrics = (self.path / METRICS).open("xb", buffering=0)
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def write(self, *, step: int, **fields: Any) -> None:
+        """Adds one line to `metrics.jsonl`.
+
+        Args:
+          step: the training step, 0 before training.
+          **fields: scalars, texts, arrays of numpy or jax, lists and dicts of these. A NaN or an
+            infinite number is written as null and counted. None is refused, so that null always
+            means such a number. Leave out what the clock says: it differs from run to run.
+
+        Raises:
+          TypeError: a field that JSON cannot hold, by name.
+        """
+        if self.finished:
+            raise RuntimeError(f"{self.path} is finished: write metrics before `finish`")
+        row: dict[str, Any] = {"step": operator.index(step)}
+        for name, value in fields.items():
+            if value is None:
+                raise ValueError(f"metric {name} is None: leave the field out")
+            row[name] = _to_json(value, name, self._null)
+        with _writing(self.path / METRICS):
+            line = (json.dumps(row, allow_nan=False) + "\n").encode()
+            while line:  # an unbuffered write may take a part
+                line = line[self._metrics.write(line) :]
+        self._lines += 1
+
+    def finish(self, **figures: Any) -> None:
+        """Writes `summary.json`: the run's final figures, and what they were made with.
+
+        Args:
+          **figures: figures under stable names with units in them (`test_perplexity`,
+            `track_error_24h_km`); None or null for one that does not exist. `wall_s`,
+            `peak_rss_mb`, `device`, `metrics_lines` and `nonfinite_written` are added.
+        """
+        if self.finished:
+            raise RuntimeError(f"{self.path} is finished already")
+        if taken := sorted(set(figures) & set(OWN_FIGURES)):
+            raise ValueError(f"summary figures {', '.join(taken)} are the run log's own")
+        summary = {name: _to_json(value, name, self._null) for name, value in figures.items()}
+        summary["wall_s"] = round(time.perf_counter() - self._started, 3)
+        summary["peak_rss_mb"] = _peak_rss_mb()
+        summary["device"] = _device()
+        summary["metrics_lines"] = self._lines
+        summary["nonfinite_written"] = self.nonfinite_written
+        self.close()
+        with _writing(self.path / SUMMARY):
+            _write_whole(self.path / SUMMARY, summary)
+        self.finished = True
+
+    def close(self) -> None:
+        """Ends progress bars and closes the metrics file; the run stays unfinished."""
+        for bar in self._bars:
+            bar.close()
+        self._bars.clear()
+        self._metrics.close()
+
+    def abandon(self) -> bool:
+        """Takes back a run that has recorded nothing yet, so that its place is free again.
+
+        Returns:
+          False, with every file left where it is, if there is a result to lose.
+        """
+        self.close()
+        own = {self.path / CONFIG, self.path / METRICS, self.figures}
+        with _writing(self.path):
+            if self._lines or set(self.path.iterdir()) != own or any(self.figures.iterdir()):
+                return False
+            self.figures.rmdir()
+            (self.path / METRICS).unlink()
+            (self.path / CONFIG).unlink()
+            if self._made:
+                self.path.rmdir()
+        return True
+
+    def progress(
+        self, iterable: Iterable[Any], total: int | None = None, description: str | None = None
+    ) -> tqdm:
+        """`iterable` itself, with count, rate and time left shown on standard error as it is used.
+
+        Live on a terminal; elsewhere at most one update in ten seconds.
+        """
+        live = sys.stderr.isatty()
+        bar = tqdm(
+            iterable,
+            total=total,
+            desc=description,
+            file=sys.stderr,
+            mininterval=0.1 if live else SECONDS_BETWEEN_LINES,
+            maxinterval=SECONDS_BETWEEN_LINES,
+            dynamic_ncols=live,
+        )
+        self._bars.append(bar)
+        return bar
+
+    def note(self, text: str) -> None:
+        """Shows one line on standard error, above any progress bar."""
+        tqdm.write(text, file=sys.stderr)
+
+    def table(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Shows rows as a table; columns are their keys, in order of first appearance."""
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        table = Table(title=title, title_justify="left")
+        for name in columns:
+            is_text = any(isinstance(row.get(name), str) for row in rows)
+            table.add_column(name, justify="left" if is_text else "right", overflow="fold")
+        for row in rows:
+            table.add_row(*(_cell_text(row.get(name)) for name in columns))
+        self.console.print(table)
+
+    def _null(self, number: float) -> None:
+        del number  # JSON has no name for it
+        self.nonfinite_written += 1
+
+
+class Run(NamedTuple):
+    """A finished run, read back from its directory.
+
+    Attributes:
+      path: the run directory.
+      config: the config's values, by field name.
+      record: all of `config.json`: also experiment, command, versions, device, git commit.
+      metrics: one dict a line of `metrics.jsonl`, null read back as NaN.
+      summary: the final figures.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    record: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    summary: dict[str, Any]
+
+
+def read_run(directory: Path | str) -> Run:
+    """A finished run from its directory.
+
+    Raises:
+      InputError: no such run, an unfinished one, or a damaged file, with the line number.
+    """
+    path = Path(directory)
+    record = read_record(path)
+    if not (path / SUMMARY).exists():
+        raise InputError(f"{path} is an unfinished run: it has no {SUMMARY}; run it again")
+    summary = _read_object(path / SUMMARY)
+    with _reading(path / METRICS):
+        *lines, rest = (path / METRICS).read_bytes().split(b"\n")
+    if rest:
+        raise InputError(f"{path / METRICS}, line {len(lines) + 1}: cut short")
+    if len(lines) != summary.get("metrics_lines"):
+        raise InputError(
+            f"{path / METRICS} has {len(lines)} lines, {SUMMARY} counts "
+            f"{summary.get('metrics_lines')}: it was changed after the run"
+        )
+    metrics = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line, parse_constant=_refuse_constant)
+        except ValueError as error:  # bad JSON or bad UTF-8
+            raise InputError(f"{path / METRICS}, line {number}: not JSON ({error})") from error
+        if not isinstance(row, dict) or "step" not in row:
+            raise InputError(f"{path / METRICS}, line {number}: not an object with a step")
+        metrics.append(_null_to_nan(row))
+    return Run(path, record["config"], record, metrics, summary)
+
+
+def read_record(directory: Path | str) -> dict[str, Any]:
+    """All of a run's `config.json`, whether the run is finished or not.
+
+    Raises:
+      InputError: not a run directory, or a damaged file.
+    """
+    path = Path(directory)
+    if not path.is_dir():
+        raise InputError(f"{path}: no such run directory")
+    if not (path / CONFIG).exists():
+        raise InputError(f"{path} is not a run directory: it has no {CONFIG}")
+    record = _read_object(path / CONFIG)
+    if not isinstance(record.get("config"), dict):
+        raise InputError(f"{path / CONFIG} holds no config values")
+    return record
+
+
+def config_values(config: Any) -> dict[str, Any]:
+    """A config's values by field name, in JSON types; infinities and NaN become texts."""
+    return {
+        field.name: _to_json(getattr(config, field.name), field.name, str)
+        for field in dataclasses.fields(config)
+    }
+
+
+def _to_json(value: Any, name: str, nonfinite: Callable[[float], Any]) -> Any:
+    """`value` in JSON types, with `nonfinite(number)` in place of a NaN or an infinity."""
+    if isinstance(value, enum.Enum):
+        return value.name
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else nonfinite(float(value))
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return {str(key): _to_json(part, name, nonfinite) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_to_json(part, name, nonfinite) for part in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return _to_json(parts, name, nonfinite)
+    if hasattr(value, "__array__"):  # numpy's scalars and arrays, jax's arrays
+        array = np.asarray(value)
+        if array.dtype.kind == "V":  # bfloat16 and its like, unknown to numpy
+            array = array.astype(np.float64)
+        if array.dtype.kind in "biufU":
+            return _to_json(array.tolist(), name, nonfinite)
+    raise TypeError(f"{name}: {type(value).__name__} cannot be written as JSON")
+
+
+def _null_to_nan(value: Any) -> Any:
+    if value is None:
+        return math.nan
+    if isinstance(value, list):
+        return [_null_to_nan(part) for part in value]
+    if isinstance(value, dict):
+        return {name: _null_to_nan(part) for name, part in value.items()}
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    with _reading(path):
+        content = path.read_bytes()
+    try:
+        value = json.loads(content)
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: not a JSON object")
+    return value
+
+
+def _write_whole(path: Path, value: dict[str, Any]) -> None:
+    """Writes a JSON file that is there whole or not at all, whenever the process dies."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _empty_directory(path: Path) -> tuple[Path, bool]:
+    """The directory, made if need be; and whether it was made."""
+    with _writing(path):
+        made = not path.exists()
+        path.mkdir(parents=True, exist_ok=True)
+        is_empty = not any(path.iterdir())
+    if not is_empty:
+        raise InputError(f"{path} is not empty: name a new run directory, or empty this one")
+    return path, made
+
+
+def _fresh_directory(parent: Path, name: str) -> Path:
+    """`parent/name`, or `name-2`, `name-3`, ... where another run of this second has it."""
+    number = 1
+    while True:
+        path = parent / (name if number == 1 else f"{name}-{number}")
+        with _writing(path):
+            try:
+                path.mkdir(parents=True)
+                return path
+            except FileExistsError:
+                if not path.is_dir():
+                    raise
+        number += 1
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from error
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _cell_text(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def _versions() -> dict[str, str | None]:
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return versions
+
+
+def _device() -> str:
+    """What computes: jax's devices where jax is in use, else the processor."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    jax = sys.modules.get("jax")
+    if jax is None:
+        return f"cpu ({cores} cores)"
+    try:
+        devices = jax.devices()
+    except RuntimeError as error:
+        raise InputError(f"jax finds no device: {str(error).splitlines()[0]}") from error
+    if devices[0].platform == "cpu":
+        return f"cpu ({cores} cores)"
+    return f"{devices[0].platform}: {len(devices)} x {devices[0].device_kind}"
+
+
+def _peak_rss_mb() -> float | None:
+    """Largest resident memory so far, in 1e6 bytes; None where the system does not tell."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage would count the parent's memory from before this program began
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return round(int(line.split()[1]) * 1024 / 1e6, 1)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e6, 1)
+
+
+def _git_state(source: Path) -> tuple[str | None, bool | None]:
+    """The commit of a file under git, and whether tracked files differ from it; else Nones."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "--no-optional-locks", *arguments],
+            cwd=source.parent,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", source.name)
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.SubprocessError):
+        return None, None

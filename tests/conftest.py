@@ -1,0 +1,35 @@
+"""How every test runs: on the CPU, with JAX's own checks on, in float32 unless it asks for x64."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"  # read when jax is imported
+os.environ["MPLBACKEND"] = "agg"  # read when matplotlib is imported
+
+import jax
+import pytest
+from hypothesis import HealthCheck, settings
+
+jax.config.update("jax_debug_key_reuse", True)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Compiling takes its time, x64 suits every example alike, and a red run must be red again.
+settings.register_profile(
+    "seqlab",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("seqlab")
+
+
+@pytest.fixture
+def x64():
+    """64-bit numbers for one test; what was compiled outside it stays 32-bit."""
+    with jax.enable_x64(True):
+        yield
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.name.startswith("test_parity_"):
+            item.add_marker(pytest.mark.peers)
