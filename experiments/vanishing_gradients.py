@@ -144,7 +144,7 @@ def study(name: str, config: Config, problem: Problem, log: RunLog) -> dict[str,
         return masked_mean(errors, batch.mask if problem.every_step else None), {}
 
     keys = jax.random.split(jax.random.key(config.seed), config.num_seeds)
-    state = jax.vmap(lambda key: start(model, optimizer, key))(keys)
+    state = jax.jit(jax.vmap(lambda key: start(model, optimizer, key)))(keys)
     train_step = jax.vmap(make_train_step(mean_loss, optimizer, clip_norm=config.clip_norm))
     test_loss = jax.jit(jax.vmap(lambda params, batch: mean_loss(params, batch, None)[0]))
 
@@ -316,7 +316,7 @@ def write_theory(log, cell, params, batch, norms, *, step, name):
         logs = theory.log_rnn_bound(weights["W_h"], hs, cell.activation)[..., 1:]
         return last[:, None] + jnp.pad(logs, ((0, 0), (0, 1)))
 
-    bounds = jax.vmap(bound)(params, batch.xs, batch.mask, anchor)
+    bounds = jax.jit(jax.vmap(bound))(params, batch.xs, batch.mask, anchor)
     log.write(
         step=step, cell=name, theory="bound", log_norm=np.median(np.asarray(bounds), axis=(0, 1))
     )

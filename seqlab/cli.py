@@ -27,6 +27,7 @@ from typing import (
 
 import tyro
 
+from seqlab.data.sources import cache_folder
 from seqlab.errors import InputError
 from seqlab.runlog import RunLog, read_record, read_run
 
@@ -90,6 +91,7 @@ def _run(
     command: Command, run: Callable, plot: Callable | None, module: str, argv: list[str]
 ) -> Path:
     log = None
+    _keep_compiled_programs()
     with _sigterm_raises():
         try:
             log = RunLog(
@@ -117,6 +119,19 @@ def _run(
             _exit(f"{word}: the run in {log.path} is {state}", code)
     log.console.print(f"results in {log.path}", soft_wrap=True, markup=False, highlight=False)
     return log.path
+
+
+def _keep_compiled_programs() -> None:
+    """Lets a second run find the programs that the first one compiled.
+
+    They go to the user's cache folder, or where `JAX_COMPILATION_CACHE_DIR` says.
+    """
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def _plot_only(command: Command, plot: Callable | None, module: str, full: Any) -> Path:

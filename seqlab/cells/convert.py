@@ -2,20 +2,19 @@
 
 The peers compute what our cells compute; they differ in how the weights lie.
 
-    torch    gates i f g o, r z n    [G H, D]         two biases, summed
-    Flax     gates i f g o, r z n    [D, G H]         one bias; none inside the reset of the GRU
-             (LSTMCell: one matrix for each gate)
-    Keras    gates i f c o, z r h    [D, G H]         one bias; GRU(reset_after=True): two
-    seqlab   gates by name           [D, H] a gate    one bias; GRU(reset="after"): b_h in the candidate
+    torch     gates i f g o, r z n    [G H, D]     two biases, summed
+    Flax      gates i f g o, r z n    [D, G H]     one bias; GRU: none inside the reset
+    Keras     gates i f c o, z r h    [D, G H]     one bias; GRU(reset_after=True): two
+    seqlab    gates by name           G x [D, H]   one bias; GRU(reset="after"): b_h in n
 
-In all three z multiplies the state, h' = z * h + (1 - z) * n. A GRU with `z_multiplies="candidate"` is
-the same model with W^z and b^z negated, and is converted so. torch and Flax reset after the matrix
-product, Keras either way; the two resets are different functions, and nothing here turns one into the
-other. Where only the sum of two biases is felt we hold the sum; back in torch or Keras it stands in the
-first (input) bias and the second is zero. States are not weights: torch has (h, c), Flax (c, h), Keras
-[h, c], an `LSTMCarry` names them.
+In all three z multiplies the state, h' = z * h + (1 - z) * n. A GRU with `z_multiplies="candidate"`
+is the same model with W^z and b^z negated, and is converted so. torch and Flax reset after the
+matrix product, Keras either way; the two resets are different functions, and nothing here turns one
+into the other. Where only the sum of two biases is felt we hold the sum; back in torch or Keras it
+is the first (input) bias and the second is zero. States are not weights: torch has (h, c), Flax
+(c, h), Keras [h, c]; an `LSTMCarry` names them.
 
-`from_*` may be differentiated in the weights given: the gradient lies as the peer's own.
+`from_*` may be differentiated in the weights given: the gradient then lies as the peer's own.
 """
 
 import re
@@ -42,8 +41,8 @@ def from_torch(
 ) -> Params:
     """Our parameters from one layer and direction of a torch `state_dict`.
 
-    `nn.RNN` is an `RNN` with the activation of its `nonlinearity`; `nn.LSTM` an `LSTM`, whose forget
-    bias is b_ih + b_hh; `nn.GRU` a `GRU(reset="after", z_multiplies="state")`.
+    `nn.RNN` is an `RNN` with the activation of its `nonlinearity`; `nn.LSTM` an `LSTM`, whose b^f
+    is the sum of both; `nn.GRU` a `GRU(reset="after", z_multiplies="state")`.
 
     Args:
       cell: ours, of a form that torch has.
@@ -73,12 +72,11 @@ def to_torch(
     reverse: bool = False,
     prefix: str = "",
 ) -> dict[str, np.ndarray]:
-    """One layer and direction of a torch `state_dict`, writable arrays; the reverse of `from_torch`."""
+    """One layer and direction of a torch `state_dict`; the reverse of `from_torch`."""
     W_x, W_h, b, b_h = _fuse(cell, params, _gates(cell, "torch"))
     names = _torch_names(layer, reverse, prefix)
-    return {
-        name: np.array(leaf) for name, leaf in zip(names, (W_x.T, W_h.T, b, b_h), strict=True)
-    }
+    leaves = W_x.T, W_h.T, b, b_h  # as writable copies, for `torch.from_numpy`
+    return {name: np.array(leaf) for name, leaf in zip(names, leaves, strict=True)}
 
 
 def stack_from_torch(
@@ -88,7 +86,7 @@ def stack_from_torch(
     both_directions: bool = False,
     prefix: str = "",
 ) -> Params:
-    """Parameters of `seqlab.recurrence.stack` from the `state_dict` of a torch module; see `from_torch`.
+    """Parameters of `seqlab.recurrence.stack` from a torch `state_dict`; see `from_torch`.
 
     Raises:
       ValueError: as `from_torch`, and for weights in `state` that such a stack would leave unread.
@@ -117,8 +115,9 @@ def stack_to_torch(
     """The `state_dict` of a torch module from parameters of `stack`; see `to_torch`."""
     state = {}
     for index, cell in enumerate(cells):
+        layer = params[f"layer_{index}"]
         for direction in _directions(both_directions):
-            own = params[f"layer_{index}"][direction] if both_directions else params[f"layer_{index}"]
+            own = layer[direction] if both_directions else layer
             where = {"layer": index, "reverse": direction == "backward", "prefix": prefix}
             state |= to_torch(cell, own, **where)
     return state
@@ -128,22 +127,20 @@ def from_flax(cell: Cell, state: Mapping[str, Any]) -> Params:
     """Our parameters from `nnx.to_pure_dict(nnx.state(flax_cell))`.
 
     `nnx.SimpleCell` is an `RNN` with the activation of its `activation_fn` (no `residual`);
-    `nnx.LSTMCell` and `nnx.OptimizedLSTMCell` are an `LSTM`, with its bias beside W_h; `nnx.GRUCell` is a
-    `GRU(reset="after", z_multiplies="state")` with its bias beside W_x and b_h = 0.
+    `nnx.LSTMCell` and `nnx.OptimizedLSTMCell` are an `LSTM`, the bias beside W_h; `nnx.GRUCell` is
+    a `GRU(reset="after", z_multiplies="state")`, the bias beside W_x and b_h = 0.
 
     Args:
-      cell: ours, of a form that Flax has. An `LSTM` with another activation than tanh has the same in
-        both places: Flax has one `activation_fn` for the two.
+      cell: ours, of a form that Flax has; its one `activation_fn` serves an `LSTM` in both places.
       state: nested dict of arrays, without the module's random streams.
 
     Raises:
       ValueError: for a form that Flax has not, a missing name or another shape.
     """
     gates, size = _gates(cell, "Flax"), cell.hidden_size
-    if isinstance(cell, LSTM) and "dense_i" not in state:
-        inputs, hiddens, width = [_flax_input(gate) for gate in gates], [f"h{g}" for g in gates], size
-    else:
-        inputs, hiddens, width = ["dense_i"], ["dense_h"], len(gates) * size
+    inputs, hiddens, width = ["dense_i"], ["dense_h"], len(gates) * size
+    if isinstance(cell, LSTM) and "dense_i" not in state:  # one matrix for each gate
+        inputs, hiddens, width = [*map(_flax_input, gates)], [f"h{gate}" for gate in gates], size
     biased = hiddens if isinstance(cell, LSTM) else inputs
     W_x = _beside(state, [(name, "kernel") for name in inputs], ("D", width))
     W_h = _beside(state, [(name, "kernel") for name in hiddens], (size, width))
@@ -179,14 +176,14 @@ def to_flax(cell: Cell, params: Params, *, optimized: bool = False) -> dict[str,
 
 
 def from_keras(cell: Cell, weights: Mapping[str, Any]) -> Params:
-    """Our parameters from Keras's `kernel`, `recurrent_kernel` and `bias`, in `get_weights()` order.
+    """Our parameters from a Keras layer's `kernel`, `recurrent_kernel` and `bias`.
 
-    `SimpleRNN` is an `RNN`, `LSTM` an `LSTM`; `GRU` is `GRU(reset="after", z_multiplies="state")` with
-    its default `reset_after=True` and a bias [2, 3 H], input first, else `reset="before"` and [3 H].
+    `SimpleRNN` is an `RNN`, `LSTM` an `LSTM`; `GRU` is a `GRU(reset="after", z_multiplies="state")`
+    with a bias [2, 3 H], input first, or with `reset_after=False` one with `reset="before"`, [3 H].
 
     Args:
       cell: ours, of a form that Keras has; its one `activation` serves an `LSTM` in both places.
-      weights: those three names -> arrays.
+      weights: those three names -> the arrays that `layer.get_weights()` gives in this order.
 
     Raises:
       ValueError: for a form that Keras has not, a missing name or another shape.
@@ -273,7 +270,7 @@ def _fuse(cell: Cell, params: Params, gates: Sequence[str]) -> tuple[Array, Arra
 
 
 def _turn_z(cell: Cell, params: Params) -> Params:
-    """The same parameters for z on the other side, if z multiplies the candidate; its own inverse."""
+    """The parameters with z on the other side, if it multiplies the candidate; its own inverse."""
     if not (isinstance(cell, GRU) and cell.z_multiplies == "candidate"):
         return params
     return {
@@ -292,15 +289,15 @@ def _beside(tree: Mapping[str, Any], paths: Iterable[tuple[str, ...]], shape: tu
 
 
 def _take(tree: Mapping[str, Any], path: tuple[str, ...], shape: tuple) -> Array:
-    """The array at `path`; a letter in `shape` stands for any size."""
+    """The array at `path`; "D" in `shape` stands for any size."""
     name, found = ".".join(filter(None, path)), tree
     for key in path:
         if key not in found:
             raise ValueError(f"no {name!r} among the weights; there are: {', '.join(found)}")
         found = found[key]
     leaf = jnp.asarray(found if isinstance(found, jax.Array) else np.asarray(found))
-    expected = tuple(have if want == "D" else want for have, want in zip(leaf.shape, shape))
-    if leaf.ndim != len(shape) or leaf.shape != expected:
+    sizes = zip(shape, leaf.shape, strict=False)
+    if leaf.ndim != len(shape) or any(want not in ("D", have) for want, have in sizes):
         raise ValueError(f"{name} has shape {leaf.shape}, expected ({', '.join(map(str, shape))})")
     return leaf
 

@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from seqlab.gradflow.taps import carry_gradients
 from seqlab.types import Array, Carry, Cell, Output, Params
 
 
@@ -55,26 +54,32 @@ def path_gradients(
         raise ValueError(f"{cell}: no routes to tell apart; write `routes` and `step_by_route`")
     direct, *gates = routes
 
-    def gradients(loss, **more):
-        return carry_gradients(apply, loss, params, *inputs, **options, **more)[site]
+    def output(taps, route_taps):
+        return apply(params, *inputs, taps={site: taps}, routes=route_taps, **options)
 
-    total = gradients(loss)
-    parts = {"total": total, "direct": gradients(loss, routes={direct: None})}
+    carry = jax.eval_shape(lambda: apply(params, *inputs, **options)).carries[site]
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), carry)
+    total, through = jax.grad(lambda *taps: loss(output(*taps)), argnums=(0, 1))(
+        zeros, dict.fromkeys(routes, zeros)
+    )
 
-    zeros = jax.tree.map(jnp.zeros_like, total)
-    through = jax.grad(
-        lambda taps: loss(apply(params, *inputs, routes=taps, **options))  # (J_t^g)^T G_t
-    )(dict.fromkeys(routes, zeros))
-    for gate in gates:
-        # What gate g sends back from step t+1 arrives at carry_t, and goes on by the direct route.
-        arriving = jax.tree.map(_one_step_earlier, through[gate])
+    def along_direct(loss):
+        return jax.grad(lambda taps: loss(output(taps, {direct: None})))(zeros)
 
-        def arrived(output, arriving=arriving):
-            pairs = jax.tree.map(lambda a, c: jnp.sum(a * c), arriving, output.carries[site])
-            return jax.tree.reduce(jnp.add, pairs)
+    def on_from(arriving):
+        """Gradient of the sum of <arriving_t, carry_t>, which sends it on by the direct route."""
 
-        parts[gate] = gradients(arrived, routes={direct: None})
-    return parts
+        def inner_product(output):
+            products = jax.tree.map(lambda a, c: jnp.sum(a * c), arriving, output.carries[site])
+            return jax.tree.reduce(jnp.add, products)
+
+        return along_direct(inner_product)
+
+    # What gate g sends back from step t+1, (J_{t+1}^g)^T G_{t+1}, arrives at carry_t.
+    arriving = [jax.tree.map(_one_step_earlier, through[gate]) for gate in gates]
+    left = jax.vmap(on_from)(jax.tree.map(lambda *leaves: jnp.stack(leaves), *arriving))
+    parts = {gate: jax.tree.map(lambda leaf, k=k: leaf[k], left) for k, gate in enumerate(gates)}
+    return {"total": total, "direct": along_direct(loss), **parts}
 
 
 def _one_step_earlier(leaf):
