@@ -298,7 +298,8 @@ def _take(tree: Mapping[str, Any], path: tuple[str, ...], shape: tuple) -> Array
     leaf = jnp.asarray(found if isinstance(found, jax.Array) else np.asarray(found))
     sizes = zip(shape, leaf.shape, strict=False)
     if leaf.ndim != len(shape) or any(want not in ("D", have) for want, have in sizes):
-        raise ValueError(f"{name} has shape {leaf.shape}, expected ({', '.join(map(str, shape))})")
+        expected = str(shape).replace("'", "")  # (16, D)
+        raise ValueError(f"{name} has shape {leaf.shape}, expected {expected}")
     return leaf
 
 
