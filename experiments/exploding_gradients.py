@@ -120,7 +120,7 @@ def phase_diagram(config: Config, problem: Problem, log: RunLog) -> list[dict]:
     """Growth rate in nats per step at every point; the critical gains, a row an input strength."""
     size, num_tokens = config.hidden_size, problem.vocab_size
     windows = problem.sample(np.random.default_rng(config.seed), config.num_seeds, False).xs
-    keys = jax.random.split(jax.random.key(config.seed), config.num_seeds)
+    keys = jax.random.split(jax.random.key(config.seed), (len(config.inits), config.num_seeds))
 
     def net(kind, key):
         cell = RNN(size, config.activation, Init(recurrent=kind))
@@ -131,7 +131,10 @@ def phase_diagram(config: Config, problem: Problem, log: RunLog) -> list[dict]:
         params = cell.init(key_weights, size) | {"W_x": jnp.eye(size)}
         return params, codes, first
 
-    nets = [jax.vmap(lambda key, kind=kind: net(kind, key))(keys) for kind in config.inits]
+    nets = [
+        jax.vmap(lambda key, kind=kind: net(kind, key))(row)
+        for kind, row in zip(config.inits, keys, strict=True)
+    ]
     nets = jax.tree.map(lambda *leaves: jnp.stack(leaves), *nets)  # [inits, seeds, ...]
     cell = RNN(size, config.activation)
 

@@ -288,7 +288,11 @@ def main_leaf(leaves):
 
 def write_band(log, values, **fields):
     """Median and 10-90 % band of [nets, sequences, T] over nets and sequences."""
-    low, median, high = np.quantile(np.asarray(values), (0.1, 0.5, 0.9), axis=(0, 1))
+    quantiles = (0.1, 0.5, 0.9)
+    # Without interpolation: a gradient that is zero in its precision has a norm of -inf.
+    low, median, high = np.quantile(
+        np.asarray(values), quantiles, axis=(0, 1), method="inverted_cdf"
+    )
     log.write(**fields, log_norm_median=median, log_norm_p10=low, log_norm_p90=high)
 
 
@@ -297,8 +301,8 @@ def write_parts(log, found, lags, *, step, cell):
     shares = np.median(np.asarray(found["shares"]), axis=0)
     log.write(step=step, cell=cell, probe="share", parameter="W_h", log_share_median=shares)
     for path, leaves in found.get("paths", {}).items():
-        for leaf, values in leaves.items():
-            write_band(log, values, step=step, cell=cell, probe="path", path=path, leaf=leaf)
+        leaf = "c" if "c" in leaves else next(iter(leaves))  # the direct path of an LSTM is in c
+        write_band(log, leaves[leaf], step=step, cell=cell, probe="path", path=path, leaf=leaf)
     spectrum = np.median(np.asarray(found["spectrum"]), axis=0)
     log.write(step=step, cell=cell, probe="spectrum", lags=lags, log_singular_values=spectrum)
 
@@ -357,7 +361,7 @@ def plot(directory: Path) -> None:
         curves = [curve(name, step, select) for name in cells]
         plots.gradient_curves(curves, axes, f"{title}, after {step} updates" if step else title)
     figure.suptitle(
-        rf"$\|dL/dh_t\|$ on {finished.summary['dataset']}: "
+        rf"$\|dL/dh_t\|$, dataset {finished.summary['dataset']}: "
         "median and 10-90 % over sequences and nets"
     )
     plots.save(figure, figures / "gradient_over_time.png")
@@ -371,12 +375,12 @@ def plot(directory: Path) -> None:
 
     gated = [name for name in cells if select(cell=name, probe="path")]
     if gated:
-        figure, panels = plots.new_figure(2 * len(gated), width=4.4 * 2 * len(gated), height=3.6)
         pairs = [(name, step) for name in gated for step in (0, last)]
+        figure, panels = plots.new_figure(2, rows=len(gated), width=9.6, height=3.4 * len(gated))
         for axes, (name, step) in zip(panels, pairs, strict=True):
             rows = select(cell=name, probe="path", step=step)
-            leaf = "c" if any(row["leaf"] == "c" for row in rows) else "h"
-            parts = {row["path"]: row["log_norm_median"] for row in rows if row["leaf"] == leaf}
+            parts = {row["path"]: row["log_norm_median"] for row in rows}
+            leaf = rows[0]["leaf"]
             plots.path_curves(parts, axes, rf"{name}: $dL/d{leaf}_t$, after {step} updates")
         plots.save(figure, figures / "paths.png")
 
@@ -392,7 +396,11 @@ def plot(directory: Path) -> None:
     rows = {name: select(cell=name, probe="spectrum", step=0)[0] for name in cells}
     spectra = {name: np.array(row["log_singular_values"]) for name, row in rows.items()}
     lags = rows[cells[0]]["lags"]
-    plots.save(plots.singular_spectra(lags, spectra), figures / "singular_spectra.png")
+    lines = {
+        row["cell"]: np.array(lags) * (row["log_norm"][-2] - row["log_norm"][-1])
+        for row in select(theory="mean field")
+    }
+    plots.save(plots.singular_spectra(lags, spectra, lines), figures / "singular_spectra.png")
 
 
 def leaf_of(name, select):
@@ -405,16 +413,16 @@ def curve(name, step, select):
     """One cell's gradient curve with its theory."""
     row = select(cell=name, probe="carry", step=step, leaf=leaf_of(name, select))[0]
     lines = {
-        f"{name}: {line['theory']}": np.array(line["log_norm"])
+        kind: {
+            f"{name}: {kind}": row["log_norm"] for row in select(cell=name, theory=kind, step=step)
+        }
         for kind in ("mean field", "bound")
-        for line in select(cell=name, theory=kind, step=step)
     }
     for path in select(cell=name, probe="path", path="direct", step=step):
-        what = {"c": "direct path, product of f", "h": "direct path, gates held fixed"}
-        if path["leaf"] == "c" or not select(cell=name, probe="path", leaf="c"):
-            lines[f"{name}: {what[path['leaf']]}"] = np.array(path["log_norm_median"])
-    band = (np.array(row[f"log_norm_{edge}"]) for edge in ("median", "p10", "p90"))
-    return plots.Curve(name, *band, theory=lines)
+        what = "product of f" if path["leaf"] == "c" else "gates held fixed"
+        lines["mean field"][f"{name}: direct path, {what}"] = path["log_norm_median"]
+    band = (row[f"log_norm_{edge}"] for edge in ("median", "p10", "p90"))
+    return plots.Curve(name, *map(np.array, band), lines["mean field"], lines["bound"])
 
 
 if __name__ == "__main__":

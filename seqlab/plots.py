@@ -35,7 +35,8 @@ class Curve(NamedTuple):
       name: what the legend says.
       log_norm: natural log, [T], in order of time; NaN leaves a gap.
       low, high: a band, [T], or None.
-      theory: name -> log norm [T], drawn over it: the first dashed, the second dotted.
+      theory: name -> log norm [T], dashed on top.
+      bounds: name -> log norm [T], dotted on top.
     """
 
     name: str
@@ -43,26 +44,29 @@ class Curve(NamedTuple):
     low: np.ndarray | None = None
     high: np.ndarray | None = None
     theory: Mapping[str, np.ndarray] | None = None
+    bounds: Mapping[str, np.ndarray] | None = None
 
 
 def gradient_curves(curves: Sequence[Curve], axes: Axes, title: str = "") -> None:
     """log10 of a norm against steps before the loss, with bands, and theory drawn on top."""
+    seen = []
     for colour, curve in zip(_cycle(curves), curves, strict=False):
         lag = _lags(curve.log_norm)
         axes.plot(lag, _log10(curve.log_norm), color=colour, label=curve.name, linewidth=1.8)
+        seen.append(_log10(curve.log_norm))
         if curve.low is not None and curve.high is not None:
-            axes.fill_between(
-                lag, _log10(curve.low), _log10(curve.high), color=colour, alpha=0.18, lw=0
-            )
-        for style, (name, values) in zip(("--", ":"), (curve.theory or {}).items(), strict=False):
-            axes.plot(
-                _lags(values),
-                _log10(values),
-                style,
-                color=_darker(colour),
-                label=name,
-                linewidth=1.1,
-            )
+            low, high = _log10(curve.low), _log10(curve.high)
+            axes.fill_between(lag, low, high, color=colour, alpha=0.18, lw=0)
+            seen += [low, high]
+        for style, lines in (("--", curve.theory), (":", curve.bounds)):
+            for name, values in (lines or {}).items():
+                axes.plot(
+                    _lags(values), _log10(values), style, color=_darker(colour), label=name, lw=1.2
+                )
+    # The measured curves set the range: a bound may leave the page.
+    low, high = np.nanmin(np.concatenate(seen)), np.nanmax(np.concatenate(seen))
+    margin = 0.06 * (high - low) + 0.2
+    axes.set(ylim=(low - margin, high + margin))
     axes.set(title=title, xlabel="steps before the loss", ylabel=r"$\log_{10}$ gradient norm")
     _legend(axes, loc="lower left")
 
@@ -90,6 +94,7 @@ def training_heatmap(
             lag_edges, edges, array[:, ::-1], vmin=low, vmax=top, cmap="magma", rasterized=True
         )
         axes.set(title=name, xlabel="steps before the loss", ylabel="training step")
+        axes.set_facecolor("black")  # where nothing is left of the gradient in its precision
         axes.grid(visible=False)
     if image is not None:
         bar = figure.colorbar(image, ax=list(rows))
@@ -100,7 +105,8 @@ def training_heatmap(
 def path_curves(parts: Mapping[str, np.ndarray], axes: Axes, title: str = "") -> None:
     """Total against direct, gate by gate: name -> natural log norm [T]."""
     colours = iter(COLOURS)
-    for name, values in parts.items():
+    for name in sorted(parts, key=lambda name: (name != "total", name != "direct", name)):
+        values = parts[name]
         is_main = name in ("total", "direct")
         axes.plot(
             _lags(values),
@@ -274,9 +280,11 @@ def error_wall(wall: Mapping[str, Any], borders: Mapping[str, Mapping[str, Any]]
     return figure
 
 
-def new_figure(columns: int, *, width: float, height: float) -> tuple[Figure, Sequence[Axes]]:
-    """A figure with a row of panels in the house style."""
-    return _subplots(1, columns, width=width, height=height)
+def new_figure(
+    columns: int, *, width: float, height: float, rows: int = 1
+) -> tuple[Figure, Sequence[Axes]]:
+    """A figure with panels in the house style, row after row."""
+    return _subplots(rows, columns, width=width, height=height)
 
 
 def save(figure: Figure, path: Path) -> None:

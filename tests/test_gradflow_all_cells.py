@@ -1,4 +1,4 @@
-"""Every cell, and a user's own, is held to the adjoint equations of back-propagation through time."""
+"""Every cell, and a user's own, is held to the adjoint equations of back-propagation."""
 
 import functools
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from seqlab.gradflow.weights import weight_shares
 from seqlab.models.functional import functional
 from seqlab.models.recurrent import ManyToMany, ManyToOne
 from seqlab.recurrence import unroll
+from seqlab.types import Output
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -59,8 +60,14 @@ EVERY_CELL = {
 }
 ROUTED = [name for name, cell in EVERY_CELL.items() if getattr(cell, "routes", ())]
 
+REPRESENTATIVES = ["rnn", "lstm", "lstm-fgr", "gru-after", "mgu"]  # one of every kind of code
+
 every_cell = pytest.mark.parametrize("name", EVERY_CELL)
 every_routed_cell = pytest.mark.parametrize("name", ROUTED)
+each_kind = pytest.mark.parametrize("name", REPRESENTATIVES)
+
+# Nearly all of this file's time is XLA's; code that runs once need not be optimised.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def normals(seed, tree):
@@ -85,10 +92,9 @@ def first_carry(cell, params, seed=2):
     return jax.tree.map(lambda n: 0.5 * n, drawn)
 
 
-# Holes, a row that begins late, a row that ends early.
-HOLES = np.array(
-    [[True, False, True, True, False, True, True], [False, True, True, False] + 3 * [True]]
-)
+# A row with holes, and one that begins late and pauses.
+HOLES = np.ones((B, T), bool)
+HOLES[0, [1, 4]] = HOLES[1, [0, 3]] = False
 
 
 def assert_same(found, expected, rtol, what=""):
@@ -110,67 +116,71 @@ def flat(carry):
     return np.asarray(jnp.concatenate(jax.tree.leaves(carry), axis=-1))
 
 
-def model_of(cell, kind):
+def model_of(cell, kind=ManyToMany):
     model = functional(kind, cell, input_size=D, output_size=2)
     params = model.init(jax.random.key(3))
     params["rnn"]["weights"] = generic_params(cell)
     return model, params
 
 
-def loss(output):
-    """Depends on every logit, not symmetrically, and not linearly."""
-    weights = jnp.cos(jnp.arange(output.logits.size, dtype=output.logits.dtype))
-    return jnp.sum(jnp.sin(output.logits).reshape(-1) * weights)
+def weighted(weights):
+    """A loss that is neither linear nor the same for any two answers; `weights` like the logits."""
+    return lambda output: jnp.sum(jnp.sin(output.logits) * weights)
+
+
+LOSSES = {
+    "every step": np.cos(np.arange(B * T * 2.0)).reshape(B, T, 2),
+    "last step": np.cos(np.arange(B * T * 2.0)).reshape(B, T, 2) * (np.arange(T) == T - 1)[:, None],
+}
+either_loss = pytest.mark.parametrize("where", LOSSES)
 
 
 @functools.cache
-def study(name, kind):
-    """Everything that the adjoint tests compare, of one cell in one model, from one program."""
+def probe_of(name):
+    """All that the adjoint tests compare, of one cell in a model, as one program."""
     cell = EVERY_CELL[name]
-    model, params = model_of(cell, kind)
+    model, _ = model_of(cell)
     mask = jnp.asarray(HOLES)
 
-    def direct_loss(carries, params):
-        """The loss as the carries enter it through this step's output alone."""
-        ys = cell.output(carries)
-        head = params["head"]
-        if kind is ManyToOne:
-            ys = ys[:, -1]
-        else:
-            ys = jnp.where(mask[..., None], ys, 0.0)
-        logits = ys @ head["kernel"]
-        return loss_of_logits(logits + jnp.broadcast_to(head["bias"], logits.shape))
+    def direct_loss(carries, params, loss):
+        """The loss as the carries enter it through the output of their own step alone."""
+        ys = jnp.where(mask[..., None], cell.output(carries), 0.0)
+        logits = ys @ params["head"]["kernel"]
+        logits = logits + jnp.broadcast_to(params["head"]["bias"], logits.shape)
+        return loss(Output(logits, logits, {}))
 
-    def loss_of_logits(logits):
-        weights = jnp.cos(jnp.arange(logits.size, dtype=logits.dtype))
-        return jnp.sum(jnp.sin(logits).reshape(-1) * weights)
-
-    @jax.jit
-    def probe(params, xs):
-        weights = params["rnn"]["weights"]
-        carries = model.apply(params, xs, mask).carries["rnn"]
+    @jit
+    def probe(params, xs, weights):
+        loss = weighted(weights)
+        cell_params = params["rnn"]["weights"]
         both = gradients(model.apply, loss, params, xs, mask)
+        carries = model.apply(params, xs, mask).carries["rnn"]
         found = {
             "taps": both.carries["rnn"],
             "params": both.params,
-            "alone": carry_gradients(model.apply, loss, params, xs, mask)["rnn"],
-            "direct": jax.grad(direct_loss)(carries, params),
-            "jacobians": step_jacobians(cell, weights, xs, mask=mask),
+            "direct": jax.grad(direct_loss)(carries, params, loss),
+            "jacobians": step_jacobians(cell, cell_params, xs, mask=mask),
             "shares": weight_shares(model.apply, loss, params, xs, mask)["rnn"],
         }
         if name in ROUTED:
-            found["routes"] = route_jacobians(cell, weights, xs, mask=mask)
+            found["routes"] = route_jacobians(cell, cell_params, xs, mask=mask)
             found["paths"] = path_gradients(model.apply, loss, params, xs, mask, cell=cell)
         return found
 
-    return jax.device_get(probe(params, data()))
+    return probe
 
 
-@pytest.mark.parametrize("kind", [ManyToOne, ManyToMany])
+@functools.cache
+def study(name, where):
+    _, params = model_of(EVERY_CELL[name])
+    return jax.device_get(probe_of(name)(params, data(), jnp.asarray(LOSSES[where])))
+
+
+@either_loss
 @every_cell
-def test_taps_are_the_hand_adjoint_and_the_jacobian_products(name, kind):
-    """G_t = direct_t + J_{t+1}^T G_{t+1}, and without it G_t = sum_k P_{k<-t}^T direct_k."""
-    found = study(name, kind)
+def test_taps_are_the_hand_adjoint_and_the_jacobian_products(name, where):
+    """G_t = direct_t + J_{t+1}^T G_{t+1}, unrolled: G_t = sum over k of P_{k<-t}^T direct_k."""
+    found = study(name, where)
     taps, direct, jacobians = flat(found["taps"]), flat(found["direct"]), found["jacobians"]
 
     by_hand = np.zeros_like(taps)
@@ -182,29 +192,50 @@ def test_taps_are_the_hand_adjoint_and_the_jacobian_products(name, kind):
 
     by_products = np.array(direct)
     for end in range(1, T):
-        products, log_scales = jacobian_products(jnp.asarray(jacobians[:, 1 : end + 1]))
-        products = np.asarray(products) * np.exp(log_scales)[..., None, None]
-        by_products[:, :end] += np.einsum("bs,btsu->btu", direct[:, end], products)
+        product = np.broadcast_to(np.eye(jacobians.shape[-1]), jacobians[:, 0].shape)
+        for t in reversed(range(end)):
+            product = product @ jacobians[:, t + 1]
+            by_products[:, t] += np.einsum("bs,bsu->bu", direct[:, end], product)
     assert_same(taps, by_products, 1e-10, "products")
-    assert_same(found["alone"], found["taps"], 1e-14, "carry_gradients is gradients")
-    assert np.abs(taps).min() >= 0.0
     assert np.abs(taps[:, 0]).max() > 0.0
 
 
-@pytest.mark.parametrize("kind", [ManyToOne, ManyToMany])
+@each_kind
+def test_many_to_one_is_many_to_many_read_at_the_end(name):
+    """The real many-to-one model, by `carry_gradients`, and the products of `jacobian_products`."""
+    cell = EVERY_CELL[name]
+    model, params = model_of(cell, ManyToOne)
+    mask = jnp.asarray(HOLES)
+    weights = jnp.asarray(LOSSES["last step"][:, -1])
+
+    @jit
+    def probe(params, xs):
+        taps = carry_gradients(model.apply, weighted(weights), params, xs, mask)["rnn"]
+        jacobians = step_jacobians(cell, params["rnn"]["weights"], xs, mask=mask)
+        return taps, jacobian_products(jacobians[:, 1:])
+
+    taps, (products, log_scales) = probe(params, data())
+    found = study(name, "last step")
+    assert_same(jax.device_get(taps), found["taps"], 1e-13)
+    last = flat(found["taps"])[:, -1]
+    scaled = np.asarray(products) * np.exp(log_scales)[..., None, None]
+    assert_same(flat(taps)[:, :-1], np.einsum("bs,btsu->btu", last, scaled), 1e-10)
+
+
+@either_loss
 @every_cell
-def test_shares_of_the_steps_add_up_to_the_weight_gradient(name, kind):
-    found = study(name, kind)
+def test_shares_of_the_steps_add_up_to_the_weight_gradient(name, where):
+    found = study(name, where)
     shares = found["shares"]
     assert all(leaf.shape[0] == T for leaf in jax.tree.leaves(shares))
     total = jax.tree.map(lambda leaf: leaf.sum(axis=0), shares)
     assert_same(total, found["params"]["rnn"]["weights"], 1e-10)
 
 
-@pytest.mark.parametrize("kind", [ManyToOne, ManyToMany])
+@either_loss
 @every_routed_cell
-def test_paths_add_up_to_the_total(name, kind):
-    found = study(name, kind)
+def test_paths_add_up_to_the_total(name, where):
+    found = study(name, where)
     paths = dict(found["paths"])
     total = paths.pop("total")
     assert set(paths) == {"direct", *EVERY_CELL[name].routes[1:]}
@@ -212,14 +243,13 @@ def test_paths_add_up_to_the_total(name, kind):
     assert_same(jax.tree.map(lambda *parts: sum(parts), *paths.values()), total, 1e-12)
 
 
-@pytest.mark.parametrize("kind", [ManyToOne, ManyToMany])
+@either_loss
 @every_routed_cell
-def test_each_path_is_its_recursion_over_route_jacobians(name, kind):
+def test_each_path_is_its_recursion_over_route_jacobians(name, where):
     """direct_t = d_t + D^T direct_{t+1};  g_t = (J^g)^T G_{t+1} + D^T g_{t+1}."""
-    found = study(name, kind)
+    found = study(name, where)
     paths, routes, taps = found["paths"], found["routes"], flat(found["taps"])
     carousel, *gates = EVERY_CELL[name].routes
-    real = HOLES[..., None, None]
 
     def back(vectors, matrices):
         return np.einsum("bs,bsu->bu", vectors, matrices)
@@ -231,104 +261,127 @@ def test_each_path_is_its_recursion_over_route_jacobians(name, kind):
         after = back(after, routes[carousel][:, t])
     for gate in gates:
         # A masked step has no gates: its parts are all the identity, by convention.
-        through = np.where(real, routes[gate], 0.0)
+        through = np.where(HOLES[..., None, None], routes[gate], 0.0)
         by_hand = np.zeros_like(taps)
         for t in reversed(range(T - 1)):
-            by_hand[:, t] = back(taps[:, t + 1], through[:, t + 1]) + back(
-                by_hand[:, t + 1], routes[carousel][:, t + 1]
-            )
+            by_hand[:, t] = back(taps[:, t + 1], through[:, t + 1])
+            by_hand[:, t] += back(by_hand[:, t + 1], routes[carousel][:, t + 1])
         peak = np.abs(taps).max()
         np.testing.assert_allclose(flat(paths[gate]), by_hand, rtol=0, atol=1e-12 * peak)
 
 
 @every_routed_cell
 def test_route_jacobians_add_up_to_the_step_jacobian(name):
-    found = study(name, ManyToOne)
+    cell, found = EVERY_CELL[name], study(name, "every step")
     routes, jacobians = found["routes"], found["jacobians"]
-    total = sum(routes.values())
-    assert_same(total[HOLES], jacobians[HOLES], 1e-13)
+    assert_same(sum(routes.values())[HOLES], jacobians[HOLES], 1e-13)
     identity = np.broadcast_to(np.eye(jacobians.shape[-1]), jacobians[~HOLES].shape)
     for part in (jacobians, *routes.values()):
         np.testing.assert_array_equal(part[~HOLES], identity)
-    size = H if EVERY_CELL[name].routes[0] == "state" else None
-    direct = routes[EVERY_CELL[name].routes[0]][HOLES]
-    if size is None:  # the carousel: c to c is diagonal, and nothing comes from h
-        c_to_c = direct[:, H : 2 * H, H : 2 * H]
-        assert np.abs(c_to_c - c_to_c * np.eye(H)).max() == 0.0
-        np.testing.assert_array_equal(direct[:, :, :H], 0.0)
-    else:
-        assert np.abs(direct - direct * np.eye(H)).max() == 0.0
+
+    direct = routes[cell.routes[0]][HOLES]
+    if isinstance(cell, LSTM):  # the fields of its carry are raveled in alphabetical or given order
+        c_at = slice(H, 2 * H)
+        others = np.delete(direct, np.r_[c_at], axis=-1)
+        np.testing.assert_array_equal(others, 0.0)  # nothing of it comes from h or the gates
+        direct = direct[:, c_at, c_at]
+    np.testing.assert_array_equal(direct, direct * np.eye(H))  # and it is diagonal
 
 
-@pytest.mark.parametrize("probe", ["jacobians", "paths"])
-def test_a_cell_without_routes_is_told_what_to_write(probe):
+def test_a_cell_without_routes_is_told_what_to_write():
     cell = EVERY_CELL["mgu"]
     model, params = model_of(cell, ManyToOne)
-    with pytest.raises(ValueError, match=r"MGU\(hidden_size=3\): no routes .* `step_by_route`"):
-        if probe == "jacobians":
-            route_jacobians(cell, params["rnn"]["weights"], data())
-        else:
-            path_gradients(model.apply, loss, params, data(), cell=cell)
+    told = r"MGU\(hidden_size=3\): no routes .* `step_by_route`"
+    with pytest.raises(ValueError, match=told):
+        route_jacobians(cell, params["rnn"]["weights"], data())
+    with pytest.raises(ValueError, match=told):
+        path_gradients(model.apply, weighted(1.0), params, data(), cell=cell)
+    with pytest.raises(ValueError, match=told):
+        unroll(cell, params["rnn"]["weights"], data(), routes={"cell": None})
+
+
+def test_an_unknown_route_is_an_error_that_lists_what_there_is():
+    cell = LSTM(H)
+    with pytest.raises(ValueError, match="no route 'forget', expected one of cell, i, f, g, o"):
+        unroll(cell, generic_params(cell), data(), routes={"forget": None})
 
 
 # Central differences
 
 
-@pytest.mark.parametrize("num_steps", [1, 3, 6])
-@every_cell
-def test_central_differences(name, num_steps):
-    """Of parameters, inputs and first state at once, every coordinate, in float64."""
+def walk_loss(walked):
+    weights = jnp.cos(jnp.arange(walked.ys.size, dtype=walked.ys.dtype)).reshape(walked.ys.shape)
+    last = sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(walked.carry))
+    return jnp.sum(jnp.sin(walked.ys) * weights) + last
+
+
+@functools.cache
+def differences_of(name, num_steps, is_padded):
+    """Gradient and central differences at every coordinate of parameters, inputs and first state."""
     cell = EVERY_CELL[name]
     params = generic_params(cell)
     point, unravel = ravel_pytree((params, data(5, num_steps), first_carry(cell, params)))
 
-    def value(point):
+    def value(point, mask):
         params, xs, carry = unravel(point)
-        walked = unroll(cell, params, xs, carry=carry)
-        weights = jnp.cos(jnp.arange(walked.ys.size, dtype=point.dtype))
-        last = sum(jnp.sum(jnp.cos(leaf)) for leaf in jax.tree.leaves(walked.carry))
-        return jnp.sum(jnp.sin(walked.ys).reshape(-1) * weights) + last
+        return walk_loss(unroll(cell, params, xs, carry=carry, mask=mask if is_padded else None))
 
-    @jax.jit
-    def both(point):
-        moves = 1e-6 * jnp.eye(point.size)
-        here = jnp.broadcast_to(point, moves.shape)
-        ahead, behind = jax.vmap(value)(jnp.concatenate([here + moves, here - moves])).reshape(
-            2, -1
-        )
-        return jax.grad(value)(point), (ahead - behind) / 2e-6
+    @jit
+    def both(point, mask):
+        def slope(index):
+            move = jnp.zeros_like(point).at[index].set(1e-6)
+            return (value(point + move, mask) - value(point - move, mask)) / 2e-6
 
-    exact, differences = both(point)
-    for a, b in zip(
-        jax.tree.leaves(unravel(exact)), jax.tree.leaves(unravel(differences)), strict=True
+        return jax.grad(value)(point, mask), jax.vmap(slope)(jnp.arange(point.size))
+
+    return both, point, unravel
+
+
+def assert_differences_agree(name, num_steps, is_padded):
+    width = 6 if is_padded else num_steps
+    both, point, unravel = differences_of(name, width, is_padded)
+    mask = jnp.asarray(np.tile(np.arange(width) < num_steps, (B, 1)))
+    exact, differences = both(point, mask)
+    floor = 1e-3 * np.linalg.norm(
+        exact
+    )  # of a leaf that hardly matters, such as a thousandth's input
+    for (path, a), b in zip(
+        jax.tree_util.tree_flatten_with_path(unravel(exact))[0],
+        jax.tree.leaves(unravel(differences)),
+        strict=True,
     ):
-        scale = max(float(jnp.linalg.norm(a)), 1e-3 * float(jnp.linalg.norm(exact)))
-        assert float(jnp.linalg.norm(a - b)) < 1e-6 * scale
+        scale = max(np.linalg.norm(a), floor)
+        assert np.linalg.norm(a - b) < 1e-6 * scale, jax.tree_util.keystr(path)
 
 
-# The loop: chunks, cuts, resets, recomputation
+@pytest.mark.parametrize("num_steps", [1, 3, 6])
+@every_cell
+def test_central_differences(name, num_steps):
+    """The shorter sequences stand in one padded program, compiled once a cell."""
+    assert_differences_agree(name, num_steps, is_padded=True)
 
 
-def walk_loss(walked):
-    weights = jnp.cos(jnp.arange(walked.ys.size, dtype=walked.ys.dtype))
-    last = sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(walked.carry))
-    return jnp.sum(jnp.sin(walked.ys).reshape(-1) * weights) + last
+@pytest.mark.parametrize("num_steps", [1, 3])
+@pytest.mark.parametrize("name", ["rnn", "lstm", "gru"])
+def test_central_differences_without_padding(name, num_steps):
+    assert_differences_agree(name, num_steps, is_padded=False)
 
 
-def values_and_gradients(walker):
-    """(what the walk gives, gradients by params, inputs and first state) of a walker."""
+# The loop: windows, recomputation, chunks, cuts, resets
 
-    def value(params, xs, carry):
-        walked = walker(params, xs, carry)
+
+def gradients_of(walker):
+    """Compiled: a walker -> (what it gives, its gradients by parameters, inputs, first state)."""
+
+    def value(params, xs, carry, *rest):
+        walked = walker(params, xs, carry, *rest)
         return walk_loss(walked), walked
 
-    def run(params, xs, carry):
-        (_, walked), grads = jax.value_and_grad(value, argnums=(0, 1, 2), has_aux=True)(
-            params, xs, carry
-        )
-        return walked, grads
+    def run(*arguments):
+        (_, walked), by = jax.value_and_grad(value, (0, 1, 2), has_aux=True)(*arguments)
+        return walked, by
 
-    return run
+    return jit(run)
 
 
 def joined(parts):
@@ -339,78 +392,93 @@ def joined(parts):
     )
 
 
-def in_chunks(cell, borders, *, cut):
-    """A walk by hand, chunk after chunk, the state carried; its gradient cut at borders or not."""
+def walk_arguments(cell):
+    params = generic_params(cell)
+    return params, data(), first_carry(cell, params)
 
-    def walker(params, xs, carry):
+
+@every_cell
+def test_a_window_of_the_whole_length_and_recomputation_change_nothing(name):
+    """Values and all gradients; holes included; 7 steps kept every 3."""
+    cell = EVERY_CELL[name]
+    arguments = walk_arguments(cell)
+    mask = jnp.asarray(HOLES)
+
+    def walker(**options):
+        return gradients_of(lambda p, xs, c: unroll(cell, p, xs, carry=c, mask=mask, **options))
+
+    expected = walker()(*arguments)
+    for options in ({"truncate_every": T}, {"remat_every": 3}):
+        assert_same(walker(**options)(*arguments), expected, 1e-13, str(options))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reverse", [False, True])
+@each_kind
+def test_recomputation_dividing_the_length_or_not_in_both_directions(name, reverse):
+    cell = EVERY_CELL[name]
+    params, xs, carry = walk_arguments(cell)
+    arguments = params, xs[:, :6], carry
+    mask = jnp.asarray(HOLES[:, :6])
+
+    def walker(every):
+        def walk(p, xs, c):
+            return unroll(cell, p, xs, carry=c, mask=mask, reverse=reverse, remat_every=every)
+
+        return gradients_of(walk)
+
+    expected = walker(None)(*arguments)
+    for every in (1, 2, 4, 6):  # of 6 steps: dividing, but for 4
+        assert_same(walker(every)(*arguments), expected, 1e-13, f"remat_every={every}")
+
+
+@each_kind
+def test_truncation_is_a_loop_over_chunks_with_cut_gradients(name):
+    cell = EVERY_CELL[name]
+    arguments = walk_arguments(cell)
+
+    def by_hand(params, xs, carry, is_cut):
         parts = []
-        for start, stop in zip([0, *borders], [*borders, T], strict=True):
-            if cut and start > 0:
-                carry = jax.lax.stop_gradient(carry)
+        for start, stop in ((0, 3), (3, 6), (6, T)):
+            if start > 0:
+                cut = jax.lax.stop_gradient(carry)
+                carry = jax.tree.map(lambda a, b: jnp.where(is_cut, a, b), cut, carry)
             parts.append(unroll(cell, params, xs[:, start:stop], carry=carry))
             carry = parts[-1].carry
         return joined(parts)
 
-    return walker
+    hand = gradients_of(by_hand)
+    full = gradients_of(lambda p, xs, c: unroll(cell, p, xs, carry=c))(*arguments)
+    truncated = gradients_of(lambda p, xs, c: unroll(cell, p, xs, carry=c, truncate_every=3))
+    found, expected = truncated(*arguments), hand(*arguments, True)
+
+    assert_same(hand(*arguments, False), full, 1e-13, "chunks that carry the state are one walk")
+    assert_same(found[0], full[0], 1e-13, "truncation keeps values")
+    for index, what in enumerate(("parameters", "inputs", "first state")):
+        assert_same(found[1][index], expected[1][index], 1e-13, what)
 
 
-@every_cell
-def test_chunks_and_truncation(name):
+@each_kind
+def test_truncation_cuts(name):
     cell = EVERY_CELL[name]
-    params = generic_params(cell)
-    arguments = (params, data(), first_carry(cell, params))
+    params, xs, carry = walk_arguments(cell)
 
-    @jax.jit
-    def run(*arguments):
-        walkers = {
-            "full": lambda p, xs, c: unroll(cell, p, xs, carry=c),
-            "window of T": lambda p, xs, c: unroll(cell, p, xs, carry=c, truncate_every=T),
-            "two chunks": in_chunks(cell, [4], cut=False),
-            "cut every 3": lambda p, xs, c: unroll(cell, p, xs, carry=c, truncate_every=3),
-            "cut by hand": in_chunks(cell, [3, 6], cut=True),
-        }
-        return {what: values_and_gradients(walker)(*arguments) for what, walker in walkers.items()}
+    @jit
+    def by_inputs(xs):
+        def last(xs):
+            return jnp.sum(unroll(cell, params, xs, carry=carry, truncate_every=3).ys[:, -1])
 
-    found = run(*arguments)
-    for what in ("window of T", "two chunks"):
-        assert_same(found[what], found["full"], 1e-13, what)
-    assert_same(found["cut every 3"][0], found["full"][0], 1e-13, "truncation keeps values")
-    assert_same(found["cut every 3"][1], found["cut by hand"][1], 1e-13, "cut every 3")
-    full, cut = (flat_grad(found[what][1][0]) for what in ("full", "cut every 3"))
-    assert np.abs(full - cut).max() > 1e-6 * np.abs(full).max()  # the cut is there
+        return jax.grad(last)(xs)
+
+    found = np.asarray(by_inputs(xs))
+    np.testing.assert_array_equal(found[:, :6], 0.0)  # chunks of 3, 3 and 1
+    assert np.all(found[:, 6] != 0.0)
 
 
-def flat_grad(tree):
-    return np.asarray(ravel_pytree(tree)[0])
-
-
-@pytest.mark.parametrize("reverse", [False, True])
-@every_cell
-def test_recomputation_changes_nothing(name, reverse):
-    cell = EVERY_CELL[name]
-    params = generic_params(cell)
-    mask = jnp.asarray(HOLES)
-    arguments = (params, data(), first_carry(cell, params))
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def run(every, *arguments):
-        def walker(params, xs, carry):
-            return unroll(
-                cell, params, xs, carry=carry, mask=mask, reverse=reverse, remat_every=every
-            )
-
-        return values_and_gradients(walker)(*arguments)
-
-    expected = run(None, *arguments)
-    for every in (1, 3):  # of 7 steps: dividing, and not
-        assert_same(run(every, *arguments), expected, 1e-13, f"remat_every={every}")
-
-
-@every_cell
+@each_kind
 def test_a_reset_row_starts_anew_and_no_gradient_crosses(name):
     cell = EVERY_CELL[name]
-    params = generic_params(cell)
-    xs, carry = data(), first_carry(cell, params)
+    arguments = params, xs, carry = walk_arguments(cell)
     reset = np.zeros((B, T), bool)
     reset[0, 3] = True  # the first row begins anew at step 3, the second walks on
 
@@ -420,23 +488,18 @@ def test_a_reset_row_starts_anew_and_no_gradient_crosses(name):
     def by_hand(params, xs, carry):
         head = unroll(cell, params, xs[:, :3], carry=carry)
         fresh = cell.initial_carry(params, (B,))
-        keep = jnp.asarray([[0.0], [1.0]])
-        again = jax.tree.map(lambda a, b: keep * a + (1 - keep) * b, head.carry, fresh)
+        again = jax.tree.map(lambda old, new: jnp.stack([new[0], old[1]]), head.carry, fresh)
         return joined([head, unroll(cell, params, xs[:, 3:], carry=again)])
 
-    @jax.jit
-    def run(params, xs, carry):
-        def late(carry):  # what the steps after the reset say, row by row
-            return jnp.sum(jnp.sin(by_reset(params, xs, carry).ys[:, 3:]), axis=(1, 2))
+    assert_same(gradients_of(by_reset)(*arguments), gradients_of(by_hand)(*arguments), 1e-13)
 
-        return (
-            values_and_gradients(by_reset)(params, xs, carry),
-            values_and_gradients(by_hand)(params, xs, carry),
-            jax.grad(lambda carry: late(carry)[0])(carry),
-            jax.grad(lambda carry: late(carry)[1])(carry),
-        )
+    @jit
+    def by_first_state(carry):
+        def late(carry):  # what the steps from the reset on say
+            return jnp.sum(jnp.sin(by_reset(params, xs, carry).ys[:, 3:]))
 
-    found, expected, first_row, second_row = run(params, xs, carry)
-    assert_same(found, expected, 1e-13)
-    assert all(np.count_nonzero(leaf) == 0 for leaf in jax.tree.leaves(first_row))
-    assert any(np.count_nonzero(leaf) > 0 for leaf in jax.tree.leaves(second_row))
+        return jax.grad(late)(carry)
+
+    found = flat(by_first_state(carry))
+    np.testing.assert_array_equal(found[0], 0.0)
+    assert np.count_nonzero(found[1]) > 0

@@ -1,0 +1,47 @@
+"""A laboratory for sequence models in JAX and Flax, with exact gradient instruments for any cell.
+
+The public names, each loaded when it is first asked for; importing seqlab starts no device work.
+"""
+
+import importlib
+
+_HOME = {
+    "cells.affine": ("Init", "affine", "init_affine", "scale_recurrent"),
+    "cells.gru": ("GRU",),
+    "cells.lookup": ("lookup",),
+    "cells.lstm": ("LSTM", "LSTMCarry"),
+    "cells.rnn": ("RNN",),
+    "errors": ("InputError",),
+    "gradflow.jacobians": (
+        "jacobian_products",
+        "log_jacobian_norms",
+        "log_singular_values",
+        "route_jacobians",
+        "step_jacobians",
+    ),
+    "gradflow.paths": ("path_gradients",),
+    "gradflow.taps": ("carry_gradients", "gradients", "log_norm_over_time", "named_leaves"),
+    "gradflow.weights": ("share_norms", "weight_shares"),
+    "models.functional": ("functional",),
+    "models.recurrent": ("ManyToMany", "ManyToOne", "OneToMany", "Recurrent"),
+    "recurrence": ("Unrolled", "bidirectional", "init_stack", "stack", "unroll"),
+    "testing": ("assert_padding_invariant", "check_cell"),
+    "train": ("TrainState", "init_state", "make_train_step", "steps"),
+    "types": ("Cell", "Model", "Output"),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = sorted(_MODULE_OF)
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    """The public object called `name`, from the module that defines it."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'seqlab' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"seqlab.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__
