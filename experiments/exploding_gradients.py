@@ -207,7 +207,7 @@ def train(name: str, config: Config, log: RunLog) -> dict:
         return init_state(model.init(key_params), optimizer, key_training)
 
     keys = jax.random.split(jax.random.key(config.seed), config.num_seeds)
-    state = jax.jit(jax.vmap(start))(keys)
+    state = jax.vmap(start)(keys)
     streams = [np.random.default_rng([config.seed, net]) for net in range(config.num_seeds)]
 
     def batches():

@@ -144,7 +144,7 @@ def study(name: str, config: Config, problem: Problem, log: RunLog) -> dict[str,
         return masked_mean(errors, batch.mask if problem.every_step else None), {}
 
     keys = jax.random.split(jax.random.key(config.seed), config.num_seeds)
-    state = jax.jit(jax.vmap(lambda key: start(model, optimizer, key)))(keys)
+    state = jax.vmap(lambda key: start(model, optimizer, key))(keys)
     train_step = jax.vmap(make_train_step(mean_loss, optimizer, clip_norm=config.clip_norm))
     test_loss = jax.jit(jax.vmap(lambda params, batch: mean_loss(params, batch, None)[0]))
 

@@ -26,9 +26,8 @@ def check_cell(cell: Cell, *, input_size: int = 3, num_steps: int = 5, seed: int
       num_steps: T.
       seed: of parameters and inputs.
     """
-    key_params, key_xs = jax.random.split(jax.random.key(seed))
-    params = cell.init(key_params, input_size)
-    xs = jax.random.normal(key_xs, (2, num_steps, input_size))
+    params = cell.init(jax.random.key(seed), input_size)
+    xs = jax.random.normal(jax.random.key(seed + 1), (2, num_steps, input_size))
     tolerance = 200 * float(jnp.finfo(xs.dtype).eps)
 
     def same(found: Any, expected: Any, clause: str, atol: float = tolerance) -> None:
@@ -42,7 +41,7 @@ def check_cell(cell: Cell, *, input_size: int = 3, num_steps: int = 5, seed: int
 
     assert hash(cell) == hash(cell), f"{cell}: hashable (make it a frozen dataclass)"
     assert isinstance(cell.hidden_size, int), f"{cell}: hidden_size is an int"
-    again = jax.tree.leaves(cell.init(key_params, input_size))
+    again = jax.tree.leaves(cell.init(jax.random.key(seed), input_size))
     for a, b in zip(jax.tree.leaves(params), again, strict=True):
         assert np.array_equal(a, b), f"{cell}: init is deterministic"
 

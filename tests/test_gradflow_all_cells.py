@@ -60,7 +60,7 @@ EVERY_CELL = {
 }
 ROUTED = [name for name, cell in EVERY_CELL.items() if getattr(cell, "routes", ())]
 
-REPRESENTATIVES = ["rnn", "lstm", "lstm-fgr", "gru-after", "mgu"]  # one of every kind of code
+REPRESENTATIVES = ["rnn", "lstm-fgr", "gru-after", "mgu"]  # one of every kind of code
 
 every_cell = pytest.mark.parametrize("name", EVERY_CELL)
 every_routed_cell = pytest.mark.parametrize("name", ROUTED)
@@ -280,7 +280,7 @@ def test_route_jacobians_add_up_to_the_step_jacobian(name):
         np.testing.assert_array_equal(part[~HOLES], identity)
 
     direct = routes[cell.routes[0]][HOLES]
-    if isinstance(cell, LSTM):  # the fields of its carry are raveled in alphabetical or given order
+    if isinstance(cell, LSTM):  # its carry is raveled as h, then c
         c_at = slice(H, 2 * H)
         others = np.delete(direct, np.r_[c_at], axis=-1)
         np.testing.assert_array_equal(others, 0.0)  # nothing of it comes from h or the gates
@@ -317,7 +317,7 @@ def walk_loss(walked):
 
 @functools.cache
 def differences_of(name, num_steps, is_padded):
-    """Gradient and central differences at every coordinate of parameters, inputs and first state."""
+    """Gradient and central differences at every coordinate of parameters, inputs, first state."""
     cell = EVERY_CELL[name]
     params = generic_params(cell)
     point, unravel = ravel_pytree((params, data(5, num_steps), first_carry(cell, params)))
@@ -342,9 +342,7 @@ def assert_differences_agree(name, num_steps, is_padded):
     both, point, unravel = differences_of(name, width, is_padded)
     mask = jnp.asarray(np.tile(np.arange(width) < num_steps, (B, 1)))
     exact, differences = both(point, mask)
-    floor = 1e-3 * np.linalg.norm(
-        exact
-    )  # of a leaf that hardly matters, such as a thousandth's input
+    floor = 1e-3 * np.linalg.norm(exact)  # below it a leaf's difference is rounding, not slope
     for (path, a), b in zip(
         jax.tree_util.tree_flatten_with_path(unravel(exact))[0],
         jax.tree.leaves(unravel(differences)),
@@ -408,13 +406,15 @@ def test_a_window_of_the_whole_length_and_recomputation_change_nothing(name):
         return gradients_of(lambda p, xs, c: unroll(cell, p, xs, carry=c, mask=mask, **options))
 
     expected = walker()(*arguments)
-    for options in ({"truncate_every": T}, {"remat_every": 3}):
-        assert_same(walker(**options)(*arguments), expected, 1e-13, str(options))
+    assert_same(walker(remat_every=3)(*arguments), expected, 1e-13, "recomputation")
+    window = walker(truncate_every=T)
+    if str(window.trace(*arguments).jaxpr) != str(walker().trace(*arguments).jaxpr):
+        assert_same(window(*arguments), expected, 1e-13, "window")  # else one program, one result
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("reverse", [False, True])
-@each_kind
+@pytest.mark.parametrize("name", ["rnn", "lstm", "mgu"])
 def test_recomputation_dividing_the_length_or_not_in_both_directions(name, reverse):
     cell = EVERY_CELL[name]
     params, xs, carry = walk_arguments(cell)
@@ -428,7 +428,7 @@ def test_recomputation_dividing_the_length_or_not_in_both_directions(name, rever
         return gradients_of(walk)
 
     expected = walker(None)(*arguments)
-    for every in (1, 2, 4, 6):  # of 6 steps: dividing, but for 4
+    for every in (2, 4):  # of 6 steps: dividing, and not
         assert_same(walker(every)(*arguments), expected, 1e-13, f"remat_every={every}")
 
 
