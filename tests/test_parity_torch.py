@@ -51,7 +51,7 @@ CASES = [
 
 @pytest.fixture(autouse=True)
 def plain_torch(monkeypatch):
-    """torch's own loops: oneDNN's fused LSTM sums float32 in another way."""
+    """torch's own loops, lest oneDNN's fused ones sum float32 in another order."""
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
 
 
@@ -176,10 +176,7 @@ def test_outputs_states_and_all_gradients(
 
     (ys, last), grads = ours(state, xs, states)
 
-    leaves = {
-        key: torch.from_numpy(leaf).requires_grad_() for key, leaf in enumerate((xs, *states))
-    }
-    peer_xs, *peer_states = leaves.values()
+    peer_xs, *peer_states = (torch.from_numpy(leaf).requires_grad_() for leaf in (xs, *states))
     peer_ys, peer_last = torch_walk(module, peer_xs, tuple(peer_states), lengths)
     weights = dict(module.named_parameters())
     peer_grads = torch.autograd.grad(
@@ -202,16 +199,8 @@ def test_outputs_states_and_all_gradients(
 def test_our_weights_in_torch(name, both_directions, x64):
     cells = [CELLS[name]] * 2
     params = init_stack(cells, jax.random.key(0), D, both_directions=both_directions)
-    key = jax.random.key(1)  # biases away from zero, so that each is seen
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    params = jax.tree.unflatten(
-        tree,
-        [
-            leaf + 0.3 * jax.random.normal(each, leaf.shape)
-            for each, leaf in zip(keys, leaves, strict=True)
-        ],
-    )
+    rng = np.random.default_rng(0)  # moves biases away from zero, so that each is seen
+    params = jax.tree.map(lambda leaf: leaf + rng.normal(0.0, 0.3, leaf.shape), params)
     state = stack_to_torch(cells, params, both_directions=both_directions)
     module = torch_module(CELLS[name], np.float64, 2, both_directions)
     module.load_state_dict({name: torch.from_numpy(leaf) for name, leaf in state.items()})

@@ -14,7 +14,6 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 SIZE, INPUTS = 64, 4
 SLACK = 3.0  # decades; the exact digits depend on the draw
-SEEDS = range(7)  # over which we take the median: at gain 4 the direct path spans 8 decades
 
 # science.md 2.8: (gain, forget bias) -> lag -> (total, direct), ||dc_t/dc_0||_F / sqrt(n)
 TABLE = {
@@ -61,7 +60,9 @@ def test_the_cell_is_that_of_the_table():
 
 
 def log10_total_and_direct(gain, forget_bias, lag):
-    return np.median([one_draw(gain, forget_bias, lag, seed) for seed in SEEDS], axis=0)
+    """Median over draws; at gain 4 and lag 100 the direct path alone spans 8 decades of them."""
+    draws = [one_draw(gain, forget_bias, lag, seed) for seed in range(3 if gain == 1.0 else 24)]
+    return np.median(draws, axis=0)
 
 
 @pytest.mark.parametrize("lag", [20, 100])
@@ -75,7 +76,7 @@ def test_the_table_of_total_and_direct_paths(setting, lag):
 @pytest.mark.parametrize("lag", [20, 100])
 @pytest.mark.parametrize("setting", TABLE)
 def test_the_direct_path_is_the_smaller_one(setting, lag):
-    for seed in SEEDS:
+    for seed in range(3):
         total, direct = one_draw(*setting, lag, seed)
         assert direct < total  # by 1 to 11 decades, growing with the lag and the gain
 
