@@ -10,6 +10,7 @@ norm over time; the same over training; LSTM total against direct path, gate by 
 share of dL/dW_h; all singular values of the Jacobian products.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -175,8 +176,17 @@ def study(name: str, config: Config, problem: Problem, log: RunLog) -> dict[str,
         curves.append(np.median(main_leaf(norms), axis=(0, 1)))
         if step in (0, config.num_updates):
             lags = spectrum_lags(problem.num_steps)
-            write_parts(log, parts(params, probed), lags, step=step, cell=name)
-            write_theory(log, cell, params, probed, norms, step=step, name=name)
+            found = parts(params, probed)
+            write_parts(log, found, lags, step=step, cell=name)
+            if "bound" in found:
+                lines = theory_lines(cell, params, probed, found["bound"], norms["h"], step)
+                for label, line in lines.items():
+                    log.write(step=step, cell=name, theory=label, log_norm=line)
+
+    with ThreadPoolExecutor() as pool:  # compiled side by side; called again below
+        for program, batch in ((watch, probed), (parts, probed), (test_loss, tested)):
+            pool.submit(program, state.params, batch)
+        pool.submit(jax.jit(train_step), state, draw(4, config.batch_size, False))
 
     initial_loss = test_loss(state.params, tested)
     probe(0, state.params)
@@ -253,11 +263,12 @@ def carry_norms(model, params, batch, problem):
 
 
 def dissect(model, cell, params, batch, problem):
-    """The slower instruments: weight shares, paths by gate, and one sequence's singular values."""
+    """The slower instruments: weight shares, paths by gate, one sequence's Jacobians, the bound."""
     loss, inputs = total_loss(batch, problem), (batch.xs, batch.mask)
     shares = weight_shares(model.apply, loss, params, *inputs)["rnn"]
     whole = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0, keepdims=True), shares)
-    found = {"shares": jnp.log(share_norms(shares)) - jnp.log(share_norms(whole))}
+    name = "W_h" if "W_h" in leaf_names(shares) else None
+    found = {"shares": jnp.log(share_norms(shares, name)) - jnp.log(share_norms(whole, name))}
     if getattr(cell, "routes", ()):
         paths = path_gradients(model.apply, loss, params, *inputs, cell=cell)
         found["paths"] = {
@@ -266,9 +277,23 @@ def dissect(model, cell, params, batch, problem):
         }
     weights = params["rnn"]["weights"]
     mask = None if batch.mask is None else batch.mask[0]
-    jacobians = step_jacobians(cell, weights, read(params, batch.xs)[0], mask=mask)
-    found["spectrum"] = log_singular_values(jacobians, spectrum_lags(problem.num_steps))
+    xs = read(params, batch.xs)
+    found["jacobians"] = step_jacobians(cell, weights, xs[0], mask=mask)
+    if isinstance(cell, RNN):
+        hs = unroll(cell, weights, xs, mask=batch.mask).ys
+        # Entry t bounds d h_T / d h_{t+1}, so that h_T itself comes last, with a bound of 1.
+        bound = theory.log_rnn_bound(weights["W_h"], hs, cell.activation)[..., 1:]
+        found["bound"] = jnp.pad(bound, ((0, 0), (0, 1)))
     return found
+
+
+# Jitted here, so that cells with carries of one size share a program.
+spectra = jax.jit(jax.vmap(log_singular_values, in_axes=(0, None)), static_argnums=1)
+
+
+def leaf_names(tree):
+    """What the leaves of nested dicts are called."""
+    return {path[-1].key for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
 
 def read(params, xs):
@@ -278,7 +303,7 @@ def read(params, xs):
 
 def spectrum_lags(num_steps):
     """Some sixteen lags from 1 to T."""
-    return sorted(set(np.linspace(1, num_steps, 17).round().astype(int).tolist()))
+    return tuple(sorted(set(np.linspace(1, num_steps, 17).round().astype(int).tolist())))
 
 
 def main_leaf(leaves):
@@ -299,38 +324,25 @@ def write_band(log, values, **fields):
 def write_parts(log, found, lags, *, step, cell):
     """What `dissect` found."""
     shares = np.median(np.asarray(found["shares"]), axis=0)
-    log.write(step=step, cell=cell, probe="share", parameter="W_h", log_share_median=shares)
+    log.write(step=step, cell=cell, probe="share", log_share_median=shares)
     for path, leaves in found.get("paths", {}).items():
         leaf = "c" if "c" in leaves else next(iter(leaves))  # the direct path of an LSTM is in c
         write_band(log, leaves[leaf], step=step, cell=cell, probe="path", path=path, leaf=leaf)
-    spectrum = np.median(np.asarray(found["spectrum"]), axis=0)
+    spectrum = np.median(np.asarray(spectra(found["jacobians"], lags)), axis=0)
     log.write(step=step, cell=cell, probe="spectrum", lags=lags, log_singular_values=spectrum)
 
 
-def write_theory(log, cell, params, batch, norms, *, step, name):
+def theory_lines(cell, params, batch, bound, norms, step):
     """Bound and mean field of a vanilla net, anchored where the measured curve leaves the loss."""
-    if not isinstance(cell, RNN):
-        return
-    anchor = np.asarray(norms["h"])[..., -1]
-
-    def bound(params, xs, mask, last):
-        weights = params["rnn"]["weights"]
-        hs = unroll(cell, weights, read(params, xs), mask=mask).ys
-        # Entry t bounds d h_T / d h_{t+1}, so that h_T itself comes last, with a bound of 1.
-        logs = theory.log_rnn_bound(weights["W_h"], hs, cell.activation)[..., 1:]
-        return last[:, None] + jnp.pad(logs, ((0, 0), (0, 1)))
-
-    bounds = jax.jit(jax.vmap(bound))(params, batch.xs, batch.mask, anchor)
-    log.write(
-        step=step, cell=name, theory="bound", log_norm=np.median(np.asarray(bounds), axis=(0, 1))
-    )
+    anchor = np.asarray(norms)[..., -1:]
+    lines = {"bound": np.median(anchor + np.asarray(bound), axis=(0, 1))}
     init = cell.weight_init
     if step == 0 and cell.activation == "tanh" and init.recurrent in ("orthogonal", "gaussian"):
         driven = jax.vmap(lambda p, xs: read(p, xs) @ p["rnn"]["weights"]["W_x"])(params, batch.xs)
         field = theory.mean_field_tanh(init.gain, float(jnp.var(driven)))
-        lag = np.arange(batch.xs.shape[2])[::-1]
-        line = np.median(anchor) + lag * field.log_slope
-        log.write(step=0, cell=name, theory="mean field", log_norm=line)
+        lag = np.arange(bound.shape[-1])[::-1]
+        lines["mean field"] = np.median(anchor) + lag * field.log_slope
+    return lines
 
 
 def fitted_slope(curve):
@@ -390,7 +402,7 @@ def plot(directory: Path) -> None:
             name: select(cell=name, probe="share", step=step)[0]["log_share_median"]
             for name in cells
         }
-        plots.share_curves(shares, axes, f"share of each step in dL/dW_h, after {step} updates")
+        plots.share_curves(shares, axes, f"share of each step in dL/dW, after {step} updates")
     plots.save(figure, figures / "weight_shares.png")
 
     rows = {name: select(cell=name, probe="spectrum", step=0)[0] for name in cells}

@@ -101,7 +101,7 @@ def _run(
                 command=shlex.join([*_program(module), *argv]),
                 source=Path(getattr(sys.modules[module], "__file__", __file__)).resolve(),
             )
-            with log:
+            with log, _single_threaded_lapack():
                 run(command.config, log)
                 if not log.finished:
                     log.finish()
@@ -132,6 +132,18 @@ def _keep_compiled_programs() -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _single_threaded_lapack():
+    """One thread for LAPACK, which takes the small decompositions; XLA keeps all of its own.
+
+    On a CPU that is busy with anything else, the threads of a small QR wait for each other: 256 of
+    a 128 x 128 matrix took 20 s instead of 0.2.
+    """
+    import scipy.linalg  # noqa: F401  # the LAPACK that jax calls; the limit is set on what is loaded
+    import threadpoolctl
+
+    return threadpoolctl.threadpool_limits(limits=1, user_api="blas")
 
 
 def _plot_only(command: Command, plot: Callable | None, module: str, full: Any) -> Path:

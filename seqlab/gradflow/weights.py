@@ -55,8 +55,8 @@ def weight_shares(
     return jax.grad(lambda taps: loss(apply(params, *inputs, weight_taps=taps, **options)))(taps)
 
 
-def share_norms(shares: Params, name: str = "W_h") -> Array:
-    """Euclidean norm of each step's share over every leaf called `name`, [T].
+def share_norms(shares: Params, name: str | None = "W_h") -> Array:
+    """Euclidean norm of each step's share over the leaves called `name`, or over all of them, [T].
 
     Raises:
       ValueError: when no leaf has that name.
@@ -64,7 +64,7 @@ def share_norms(shares: Params, name: str = "W_h") -> Array:
     leaves = [
         leaf
         for path, leaf in jax.tree_util.tree_flatten_with_path(shares)[0]
-        if path[-1].key == name
+        if name is None or path[-1].key == name
     ]
     if not leaves:
         raise ValueError(f"no parameter is called {name!r}")
