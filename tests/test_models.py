@@ -280,7 +280,7 @@ ALL = {
 every_model = pytest.mark.parametrize("name", ALL)
 
 
-@every_model
+@pytest.mark.parametrize("name", ["many", "words", "back"])
 def test_init_may_be_jitted_and_mapped_over_keys(name):
     model, params, _ = ALL[name]()
     plain = model.init(jax.random.key(3))
@@ -390,10 +390,10 @@ def test_padding_is_inert_for_every_kind_of_cell(x64, name):
 
 SIZES = {"input_size": D, "output_size": K}
 PADDED = {
-    "last": lambda: functional(ManyToOne, LSTM(H), **SIZES),
+    "last": lambda: functional(ManyToOne, RNN(H), **SIZES),
     "mean": lambda: functional(ManyToOne, GRU(H), pooling="mean", **SIZES),
     "max": lambda: functional(ManyToOne, RNN(H), pooling="max", **SIZES),
-    "both": lambda: functional(ManyToOne, LSTM(H), both_directions=True, **SIZES),
+    "both": lambda: functional(ManyToOne, GRU(H), both_directions=True, **SIZES),
     "deep": lambda: functional(ManyToMany, RNN(H), num_layers=2, both_directions=True, **SIZES),
 }
 
@@ -406,7 +406,7 @@ def test_padding_is_inert_in_every_model(x64, name):
 @pytest.mark.parametrize("pooling", ["last", "mean", "max"])
 def test_padding_is_inert_with_words(x64, pooling):
     model = functional(
-        ManyToOne, LSTM(H), input_size=D, output_size=K, vocab_size=V, pooling=pooling
+        ManyToOne, RNN(H), input_size=D, output_size=K, vocab_size=V, pooling=pooling
     )
     assert_padding_invariant(model, tokens(), MASK)
 
@@ -463,9 +463,8 @@ def test_every_cell_keeps_the_contract(name):
     check_cell(CELLS[name](hidden_size=H))
 
 
-@pytest.mark.parametrize("name", ["lstm-fgr"])
-def test_cells_keep_the_contract_in_float64(x64, name):
-    check_cell(CELLS[name](hidden_size=H), input_size=1, num_steps=8, seed=3)
+def test_cells_keep_the_contract_in_float64(x64):
+    check_cell(GRU(H, reset="after"), input_size=1, num_steps=8, seed=3)
 
 
 @dataclass(frozen=True)
