@@ -95,23 +95,24 @@ def unroll(
     carry = fresh if carry is None else carry
     _same_shapes(cell, "carry", carry, fresh)
     options = {} if recurrent_mask is None else {"recurrent_mask": recurrent_mask}
+    if recurrent_mask is not None and recurrent_mask.shape != (*batch_shape, cell.hidden_size):
+        raise ValueError(
+            f"{cell}: recurrent_mask has shape {recurrent_mask.shape}, "
+            f"expected {(*batch_shape, cell.hidden_size)}"
+        )
     if routes is not None:
         _known_routes(cell, routes)
     after = jax.eval_shape(lambda: cell.step(params, carry, jnp.take(xs, 0, axis=axis), **options))
     _same_shapes(cell, "the carry that step returns", after, carry)
     if taps is not None:
-        trail = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(
-                (*leaf.shape[:axis], num_steps, *leaf.shape[axis:]), leaf.dtype
-            ),
-            carry,
-        )
-        _same_shapes(cell, "taps", taps, trail)
+        _same_shapes(cell, "taps", taps, _with_steps(carry, num_steps, axis))
+    if weight_taps is not None:
+        _same_shapes(cell, "weight_taps", weight_taps, _with_steps(params, num_steps, 0))
 
     cuts = None
     if truncate_every is not None and truncate_every < num_steps:
         walked = jnp.arange(num_steps)[::-1] if reverse else jnp.arange(num_steps)
-        cuts = walked % truncate_every == 0
+        cuts = (walked % truncate_every == 0) & (walked > 0)  # the first state is no border
 
     def step(weights, carry, x, route_taps):
         if routes is None:
@@ -343,6 +344,15 @@ def _known_routes(cell, routes):
     for route in routes:
         if route not in known:
             raise ValueError(f"{cell}: no route {route!r}, expected one of {', '.join(known)}")
+
+
+def _with_steps(tree, num_steps, axis):
+    """Shapes of `tree` with an axis of `num_steps` at `axis`."""
+
+    def shape(leaf):
+        return jax.ShapeDtypeStruct((*leaf.shape[:axis], num_steps, *leaf.shape[axis:]), leaf.dtype)
+
+    return jax.tree.map(shape, tree)
 
 
 def _same_shapes(cell, what, found, expected):

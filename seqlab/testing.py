@@ -1,5 +1,6 @@
 """Contracts that any cell and any model can be held to, in tests and in notebooks."""
 
+import copy
 from typing import Any
 
 import jax
@@ -26,6 +27,12 @@ def check_cell(cell: Cell, *, input_size: int = 3, num_steps: int = 5, seed: int
       num_steps: T.
       seed: of parameters and inputs.
     """
+    twin = copy.copy(cell)
+    assert type(cell).__hash__ is not None, f"{cell}: hashable (make it a frozen dataclass)"
+    assert twin == cell, f"{cell}: equal to a copy of itself (make it a frozen dataclass)"
+    assert hash(twin) == hash(cell), f"{cell}: a copy hashes the same"
+    assert isinstance(cell.hidden_size, int), f"{cell}: hidden_size is an int"
+
     params = cell.init(jax.random.key(seed), input_size)
     xs = jax.random.normal(jax.random.key(seed + 1), (2, num_steps, input_size))
     tolerance = 200 * float(jnp.finfo(xs.dtype).eps)
@@ -39,8 +46,6 @@ def check_cell(cell: Cell, *, input_size: int = 3, num_steps: int = 5, seed: int
             )
             np.testing.assert_allclose(a, b, rtol=tolerance, atol=atol, err_msg=f"{cell}: {clause}")
 
-    assert hash(cell) == hash(cell), f"{cell}: hashable (make it a frozen dataclass)"
-    assert isinstance(cell.hidden_size, int), f"{cell}: hidden_size is an int"
     again = jax.tree.leaves(cell.init(jax.random.key(seed), input_size))
     for a, b in zip(jax.tree.leaves(params), again, strict=True):
         assert np.array_equal(a, b), f"{cell}: init is deterministic"

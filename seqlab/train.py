@@ -66,8 +66,9 @@ def make_train_step(
         is_clipped = jnp.zeros((), bool)
         if clip_norm is not None:
             is_clipped = is_finite & (norm > clip_norm)
-            scale = jnp.where(is_clipped, clip_norm / jnp.where(is_clipped, norm, 1.0), 1.0)
-            grads = jax.tree.map(lambda g: g * scale, grads)
+            # Divided first: clip_norm / norm may be too small for float32 where the result is not.
+            length, size = jnp.where(is_clipped, norm, 1.0), jnp.where(is_clipped, clip_norm, 1.0)
+            grads = jax.tree.map(lambda g: g / length * size, grads)
         grads = jax.tree.map(lambda g: jnp.where(is_finite, g, 0.0), grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         moved = optax.apply_updates(state.params, updates)

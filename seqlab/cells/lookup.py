@@ -52,7 +52,7 @@ def lookup(name: str) -> Callable[..., Cell]:
         return CELLS[name]
     if ":" in name:
         return _own(name)
-    close = difflib.get_close_matches(name, CELLS, n=1)
+    close = difflib.get_close_matches(name.lower(), CELLS, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise InputError(
         f"unknown cell {name!r}{hint} Known: {', '.join(CELLS)}; or package.module:Class"
@@ -61,6 +61,8 @@ def lookup(name: str) -> Callable[..., Cell]:
 
 def _own(name: str) -> Callable[..., Cell]:
     module_name, _, class_name = name.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), class_name)):
+        raise InputError(f"cell {name!r}: expected package.module:Class")
     try:
         found = getattr(importlib.import_module(module_name), class_name)
     except ImportError as error:

@@ -125,7 +125,9 @@ def log_singular_values(jacobians: Array, lags: Sequence[int] | None = None) -> 
     every one below 1e-16 of the largest (1e-7 in float32) is rounding noise. Here the product is
     kept as U diag(d) V with U orthogonal, log d, and V well conditioned, by one QR decomposition a
     step; the singular values of diag(d) V then come from one-sided Jacobi rotations whose columns
-    carry their scales in logs. So the smallest is as sharp as the largest, over any range.
+    carry their scales in logs. So the smallest is as sharp as the largest, over any range. Only a
+    direction that one step shrinks to rounding noise (8 eps of what it shrinks least) counts as
+    lost: -inf, as for an exactly singular Jacobian.
 
     On a CPU that is busy with other work too, set OPENBLAS_NUM_THREADS=1 (the experiments do the
     like): the threads of a small QR wait for each other.
@@ -204,7 +206,8 @@ def _grow_factors(factors, jacobian):
     basis, upper = jnp.linalg.qr(columns[:, order])
     log_d, rows = log_d[order], rows[order]
     diagonal = jnp.abs(jnp.diagonal(upper))
-    alive = diagonal > 0
+    longest = jnp.max(jnp.linalg.norm(columns, axis=0))
+    alive = diagonal > 8 * jnp.finfo(upper.dtype).eps * longest  # else it is rounding noise
     # Row i of R diag(d) divided by |R_ii| d_i: the scales meet only as ratios, and only on and
     # above the diagonal, where they are at most about 1.
     gap = log_d[None, :] - log_d[:, None]
@@ -212,7 +215,7 @@ def _grow_factors(factors, jacobian):
     ratio = jnp.exp(jnp.where(is_used, gap, 0.0))
     unit = jnp.where(alive[:, None], jnp.triu(upper) * ratio, 0.0)
     unit = unit / jnp.where(alive, diagonal, 1.0)[:, None]
-    new = basis, log_d + jnp.log(diagonal), unit @ rows
+    new = basis, log_d + jnp.where(alive, jnp.log(diagonal), -jnp.inf), unit @ rows
     return new, new[1:]
 
 

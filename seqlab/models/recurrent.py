@@ -36,6 +36,13 @@ class Recurrent(nnx.Module):
         recurrent_dropout: float = 0.0,
         rngs: nnx.Rngs,
     ):
+        if num_layers < 1:
+            raise InputError(f"num_layers={num_layers}, expected 1 or more")
+        if dropout and num_layers == 1:
+            raise InputError(
+                f"dropout={dropout} acts between layers and there is one; "
+                "add a layer or use recurrent_dropout"
+            )
         self.cell = cell
         self.num_layers = num_layers
         self.both_directions = both_directions
