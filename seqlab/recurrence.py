@@ -1,12 +1,12 @@
 """The one loop over time, and the layers made of it."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 
-from seqlab.types import Array, Carry, Cell, Params
+from seqlab.types import Array, Carry, Cell, Params, RoutedCell
 
 
 class Unrolled(NamedTuple):
@@ -100,8 +100,7 @@ def unroll(
             f"{cell}: recurrent_mask has shape {recurrent_mask.shape}, "
             f"expected {(*batch_shape, cell.hidden_size)}"
         )
-    if routes is not None:
-        _known_routes(cell, routes)
+    routed = None if routes is None else with_routes(cell, routes)
     after = jax.eval_shape(lambda: cell.step(params, carry, jnp.take(xs, 0, axis=axis), **options))
     _same_shapes(cell, "the carry that step returns", after, carry)
     if taps is not None:
@@ -115,12 +114,12 @@ def unroll(
         cuts = (walked % truncate_every == 0) & (walked > 0)  # the first state is no border
 
     def step(weights, carry, x, route_taps):
-        if routes is None:
+        if routed is None:
             return cell.step(weights, carry, x, **options)
-        reads = dict.fromkeys(cell.routes, jax.lax.stop_gradient(carry))
+        reads = dict.fromkeys(routed.routes, jax.lax.stop_gradient(carry))
         for route, tap in route_taps.items():
             reads[route] = carry if tap is None else jax.tree.map(jnp.add, carry, tap)
-        return cell.step_by_route(weights, reads, x, **options)
+        return routed.step_by_route(weights, reads, x, **options)
 
     def body(carry, inputs):
         x, real, new_row, cut, tap, weight_tap, route_taps = inputs
@@ -200,6 +199,21 @@ def bidirectional(
         jnp.concatenate([forward.ys, backward.ys], axis=-1),
         {"forward": forward.carries, "backward": backward.carries},
     )
+
+
+def with_routes(cell: Cell, routes: Iterable[str] = ()) -> RoutedCell:
+    """The cell itself, known to have `routes` and `step_by_route`.
+
+    Raises:
+      ValueError: for a cell without routes, or one of `routes` that it has not.
+    """
+    known = getattr(cell, "routes", ())
+    if not known:
+        raise ValueError(f"{cell}: no routes to tell apart; write `routes` and `step_by_route`")
+    for route in routes:
+        if route not in known:
+            raise ValueError(f"{cell}: no route {route!r}, expected one of {', '.join(known)}")
+    return cast(RoutedCell, cell)
 
 
 def init_stack(
@@ -334,16 +348,6 @@ def _scan(body, carry, steps, num_steps, remat_every, reverse):
         carry, early = walk_main(carry)
         carry, late = chunk(carry, rest)
     return carry, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), early, late)
-
-
-def _known_routes(cell, routes):
-    """Raises `ValueError` for a cell without routes, or a route that it has not."""
-    known = getattr(cell, "routes", ())
-    if not known:
-        raise ValueError(f"{cell}: no routes to tell apart; write `routes` and `step_by_route`")
-    for route in routes:
-        if route not in known:
-            raise ValueError(f"{cell}: no route {route!r}, expected one of {', '.join(known)}")
 
 
 def _with_steps(tree, num_steps, axis):

@@ -40,6 +40,19 @@ class Cell(Protocol):
         ...
 
 
+class RoutedCell(Cell, Protocol):
+    """A cell that tells apart the ways by which the carry enters a step, for `gradflow.paths`."""
+
+    @property
+    def routes(self) -> tuple[str, ...]:
+        """Names of the ways; the first is the direct path."""
+        ...
+
+    def step_by_route(self, params: Params, reads: dict[str, Carry], x: Array) -> Carry:
+        """`step`, in which every route reads a carry of its own, `reads[route]`."""
+        ...
+
+
 @struct.dataclass
 class Output:
     """What a model returns.

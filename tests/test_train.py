@@ -185,6 +185,7 @@ def test_a_scan_over_the_step_is_the_steps():
     np.testing.assert_allclose(trail["loss"][-1], last["loss"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_vmap_over_seeds_is_each_seed():
     batch = small_task()
     *_, (step, state, metrics) = steps(SEVERAL, fresh_several(3), [batch] * 3)

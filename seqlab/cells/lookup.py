@@ -4,6 +4,7 @@ import difflib
 import importlib
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from seqlab.cells import lstm
 from seqlab.cells.affine import Init
@@ -13,7 +14,7 @@ from seqlab.cells.rnn import RNN
 from seqlab.errors import InputError
 from seqlab.types import Cell
 
-CELLS: dict[str, Callable[..., Cell]] = {
+CELLS: dict[str, Callable[..., Any]] = {
     "rnn": RNN,
     "rnn-relu": partial(RNN, activation="relu"),
     "rnn-sigmoid": partial(RNN, activation="sigmoid"),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from seqlab.recurrence import unroll
+from seqlab.recurrence import unroll, with_routes
 from seqlab.types import Array, Carry, Cell, Params
 
 
@@ -49,20 +49,19 @@ def route_jacobians(
     Raises:
       ValueError: for a cell without routes.
     """
-    if not getattr(cell, "routes", ()):
-        raise ValueError(f"{cell}: no routes to tell apart; write `routes` and `step_by_route`")
+    routed = with_routes(cell)
 
     def part(route):
         def jacobian(flat, unravel, x):
             def step(own):
-                reads = dict.fromkeys(cell.routes, unravel(flat)) | {route: unravel(own)}
-                return ravel_pytree(cell.step_by_route(params, reads, x))[0]
+                reads = dict.fromkeys(routed.routes, unravel(flat)) | {route: unravel(own)}
+                return ravel_pytree(routed.step_by_route(params, reads, x))[0]
 
             return jax.jacrev(step)(flat)
 
         return jacobian
 
-    return {route: _along(cell, params, xs, carry, mask, part(route)) for route in cell.routes}
+    return {route: _along(cell, params, xs, carry, mask, part(route)) for route in routed.routes}
 
 
 def jacobian_products(jacobians: Array) -> tuple[Array, Array]:

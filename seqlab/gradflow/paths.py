@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from seqlab.recurrence import with_routes
 from seqlab.types import Array, Carry, Cell, Output, Params
 
 
@@ -49,9 +50,7 @@ def path_gradients(
     References: Hochreiter and Schmidhuber, 1997, section 3.2 (constant error carousel); the split
     is exact, by linearity of the step's derivative in what each gate reads.
     """
-    routes = getattr(cell, "routes", ())
-    if not routes:
-        raise ValueError(f"{cell}: no routes to tell apart; write `routes` and `step_by_route`")
+    routes = with_routes(cell).routes
     direct, *gates = routes
 
     def output(taps, route_taps):

@@ -1,11 +1,13 @@
 """From a Flax module to a pair of pure functions over a plain dict."""
 
+from collections.abc import Callable
+
 from flax import nnx
 
 from seqlab.types import Model
 
 
-def functional(module: type[nnx.Module], *args, **kwargs) -> Model:
+def functional(module: Callable[..., nnx.Module], *args, **kwargs) -> Model:
     """Pure `init` and `apply` for `module(*args, **kwargs)`.
 
     Only `jax.jit`, `grad`, `vmap` and `scan` are then needed; the transforms of Flax are not.

@@ -232,7 +232,7 @@ class OneToMany(nnx.Module):
         if self.feedback and previous is None:
             cell = _Feedback(cell, self.output_size, self.head_kind)
             weights = {"cell": weights, "head": nnx.to_pure_dict(nnx.state(self.head))}
-        elif self.feedback:
+        elif previous is not None:
             past = jnp.zeros_like(previous).at[..., 1:, :].set(previous[..., :-1, :])
             xs = jnp.concatenate([xs, past], axis=-1)
         rnn = unroll(cell, weights, xs, **loop)
