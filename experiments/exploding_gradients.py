@@ -82,8 +82,11 @@ class Config:
             check_at_least(len(getattr(self, field)), 1, f"number of {field}")
         for field in ("gains", "input_stds"):
             values = getattr(self, field)
-            if list(values) != sorted(set(values)) or values[0] < 0:
-                raise InputError(f"{field} must increase from 0 or more, got {values}")
+            is_finite = all(0 <= value < float("inf") for value in values)
+            if not is_finite or list(values) != sorted(set(values)):
+                raise InputError(
+                    f"{field} must be finite and increase from 0 or more, got {values}"
+                )
         for field in ("hidden_size", "seq_len", "num_seeds", "num_updates", "batch_size"):
             check_at_least(getattr(self, field), 1, field)
         check_at_least(self.wall_points, 2, "wall_points")
@@ -166,7 +169,7 @@ def phase_diagram(config: Config, problem: Problem, log: RunLog) -> list[dict]:
             log.write(step=0, study="phase", init=kind, input_std=std, gains=config.gains,
                       nats_per_step=measured)  # fmt: skip
             row[kind] = crossing(config.gains, np.median(measured, axis=-1))
-        if config.activation == "tanh":
+        if config.activation == "tanh" and "identity" not in config.inits:  # W_h at random
             fields = [theory.mean_field_tanh(gain, std**2).log_slope for gain in config.gains]
             log.write(step=0, study="mean field", input_std=std, gains=config.gains,
                       nats_per_step=fields)  # fmt: skip

@@ -85,8 +85,6 @@ class Config:
             raise InputError("cells is empty, expected one or more")
         if len(set(self.cells)) != len(self.cells):
             raise InputError(f"cells names one twice: {' '.join(self.cells)}")
-        for name in self.cells:
-            lookup(name)
         smallest = {"seq_len": 2, "num_probes": 2, "seed": 0}
         for field in ("hidden_size", "embed_size", "num_updates", "batch_size", "num_seeds",
                       "num_sequences", *smallest):  # fmt: skip
@@ -94,6 +92,8 @@ class Config:
         for field in ("learning_rate", "clip_norm"):
             if not 0 < getattr(self, field) < float("inf"):
                 raise InputError(f"{field} must be above 0, got {getattr(self, field)}")
+        for name in self.cells:
+            make_cell(name, self.hidden_size)
 
     @classmethod
     def quick(cls):
@@ -114,8 +114,10 @@ def run(config: Config, log: RunLog) -> None:
     )
     log.write(step=0, dataset=problem.name, digest=problem.digest)
     figures = {name: study(name, config, problem, log) for name in config.cells}
+    where = "at every step" if problem.every_step else "at the last step"
+    unit = "nats" if problem.answers == "class" else "squared error"
     log.table(
-        f"{problem.name}, {problem.num_steps} steps: gradient of the loss {config.loss} over time",
+        f"{problem.name}, {problem.num_steps} steps, loss {where}; held-out loss in {unit}",
         [
             {
                 "cell": name,
@@ -130,12 +132,15 @@ def run(config: Config, log: RunLog) -> None:
             for name, figure in figures.items()
         ],
     )
-    log.finish(cells=figures, dataset=problem.name)
+    for name, figure in figures.items():
+        if figure["updates_skipped"]:
+            log.note(f"{name}: {figure['updates_skipped']} updates were not finite and skipped")
+    log.finish(cells=figures, dataset=problem.name, loss_at_every_step=problem.every_step)
 
 
 def study(name: str, config: Config, problem: Problem, log: RunLog) -> dict[str, float | None]:
     """Trains `num_seeds` nets of one cell, probing as it goes; the cell's line of the summary."""
-    cell = lookup(name)(hidden_size=config.hidden_size)
+    cell = make_cell(name, config.hidden_size)
     model = build(cell, config, problem)
     optimizer = optax.adam(config.learning_rate)
 
@@ -178,7 +183,7 @@ def study(name: str, config: Config, problem: Problem, log: RunLog) -> dict[str,
             lags = spectrum_lags(problem.num_steps)
             found = parts(params, probed)
             write_parts(log, found, lags, step=step, cell=name)
-            if "bound" in found:
+            if "bound" in found and not problem.every_step:  # both start from a loss at the end
                 lines = theory_lines(cell, params, probed, found["bound"], norms["h"], step)
                 for label, line in lines.items():
                     log.write(step=step, cell=name, theory=label, log_norm=line)
@@ -215,6 +220,14 @@ def study(name: str, config: Config, problem: Problem, log: RunLog) -> dict[str,
         "final_loss_nats": float(jnp.mean(final_loss)),
         "updates_skipped": int(jnp.sum(state.skipped)),
     }
+
+
+def make_cell(name, hidden_size):
+    """The cell of that name; `InputError` for a class that cannot be called like one."""
+    try:
+        return lookup(name)(hidden_size=hidden_size)
+    except TypeError as error:
+        raise InputError(f"cell {name!r} cannot be made with hidden_size=...: {error}") from error
 
 
 def build(cell, config, problem):
@@ -282,7 +295,7 @@ def dissect(model, cell, params, batch, problem):
     if isinstance(cell, RNN):
         hs = unroll(cell, weights, xs, mask=batch.mask).ys
         # Entry t bounds d h_T / d h_{t+1}, so that h_T itself comes last, with a bound of 1.
-        bound = theory.log_rnn_bound(weights["W_h"], hs, cell.activation)[..., 1:]
+        bound = theory.log_rnn_bound(weights["W_h"], hs, cell.activation, batch.mask)[..., 1:]
         found["bound"] = jnp.pad(bound, ((0, 0), (0, 1)))
     return found
 
@@ -366,12 +379,14 @@ def plot(directory: Path) -> None:
     figures = directory / "figures"
     cells = finished.config["cells"]
     last = finished.config["num_updates"]
+    before = "the end" if finished.summary["loss_at_every_step"] else "the loss"
     select = lambda **fields: plots.pick(finished.metrics, **fields)  # noqa: E731
 
     figure, panels = plots.new_figure(2, width=9.6, height=3.9)
     for axes, step, title in zip(panels, (0, last), ("at initialisation", "trained"), strict=True):
         curves = [curve(name, step, select) for name in cells]
-        plots.gradient_curves(curves, axes, f"{title}, after {step} updates" if step else title)
+        label = f"{title}, after {step} updates" if step else title
+        plots.gradient_curves(curves, axes, label, before=before)
     figure.suptitle(
         rf"$\|dL/dh_t\|$, dataset {finished.summary['dataset']}: "
         "median and 10-90 % over sequences and nets"
@@ -383,7 +398,9 @@ def plot(directory: Path) -> None:
         name: np.array([row["log_norm_median"] for row in rows]) for name, rows in probes.items()
     }
     measured = [row["step"] for row in probes[cells[0]]]
-    plots.save(plots.training_heatmap(measured, norms), figures / "training_heatmap.png")
+    plots.save(
+        plots.training_heatmap(measured, norms, before=before), figures / "training_heatmap.png"
+    )
 
     gated = [name for name in cells if select(cell=name, probe="path")]
     if gated:
@@ -393,7 +410,9 @@ def plot(directory: Path) -> None:
             rows = select(cell=name, probe="path", step=step)
             parts = {row["path"]: row["log_norm_median"] for row in rows}
             leaf = rows[0]["leaf"]
-            plots.path_curves(parts, axes, rf"{name}: $dL/d{leaf}_t$, after {step} updates")
+            plots.path_curves(
+                parts, axes, rf"{name}: $dL/d{leaf}_t$, after {step} updates", before=before
+            )
         plots.save(figure, figures / "paths.png")
 
     figure, panels = plots.new_figure(2, width=9.6, height=3.6)
@@ -402,7 +421,9 @@ def plot(directory: Path) -> None:
             name: select(cell=name, probe="share", step=step)[0]["log_share_median"]
             for name in cells
         }
-        plots.share_curves(shares, axes, f"share of each step in dL/dW, after {step} updates")
+        plots.share_curves(
+            shares, axes, f"share of each step in dL/dW, after {step} updates", before=before
+        )
     plots.save(figure, figures / "weight_shares.png")
 
     rows = {name: select(cell=name, probe="spectrum", step=0)[0] for name in cells}
@@ -431,7 +452,7 @@ def curve(name, step, select):
         for kind in ("mean field", "bound")
     }
     for path in select(cell=name, probe="path", path="direct", step=step):
-        what = "product of f" if path["leaf"] == "c" else "gates held fixed"
+        what = "dL/dc, product of f" if path["leaf"] == "c" else "gates held fixed"
         lines["mean field"][f"{name}: direct path, {what}"] = path["log_norm_median"]
     band = (row[f"log_norm_{edge}"] for edge in ("median", "p10", "p90"))
     return plots.Curve(name, *map(np.array, band), lines["mean field"], lines["bound"])

@@ -26,10 +26,11 @@ from typing import (
 )
 
 import tyro
+from rich.console import Console
 
 from seqlab.data.sources import cache_folder
 from seqlab.errors import InputError
-from seqlab.runlog import RunLog, read_record, read_run
+from seqlab.runlog import FIGURES, RunLog, read_record, read_run
 
 C = TypeVar("C")
 
@@ -155,6 +156,7 @@ def _plot_only(command: Command, plot: Callable | None, module: str, full: Any) 
         raise InputError(f"{experiment} draws no figures")
     _check_experiment(path, read_run(path).record, experiment)
     plot(path)
+    Console().print(f"figures in {path / FIGURES}", soft_wrap=True, markup=False, highlight=False)
     return path
 
 

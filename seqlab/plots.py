@@ -47,8 +47,10 @@ class Curve(NamedTuple):
     bounds: Mapping[str, np.ndarray] | None = None
 
 
-def gradient_curves(curves: Sequence[Curve], axes: Axes, title: str = "") -> None:
-    """log10 of a norm against steps before the loss, with bands, and theory drawn on top."""
+def gradient_curves(
+    curves: Sequence[Curve], axes: Axes, title: str = "", *, before: str = "the loss"
+) -> None:
+    """log10 of a norm against steps before `before`, with bands, and theory drawn on top."""
     seen = []
     for colour, curve in zip(_cycle(curves), curves, strict=False):
         lag = _lags(curve.log_norm)
@@ -64,15 +66,21 @@ def gradient_curves(curves: Sequence[Curve], axes: Axes, title: str = "") -> Non
                     _lags(values), _log10(values), style, color=_darker(colour), label=name, lw=1.2
                 )
     # The measured curves set the range: a bound may leave the page.
-    low, high = np.nanmin(np.concatenate(seen)), np.nanmax(np.concatenate(seen))
-    margin = 0.06 * (high - low) + 0.2
-    axes.set(ylim=(low - margin, high + margin))
-    axes.set(title=title, xlabel="steps before the loss", ylabel=r"$\log_{10}$ gradient norm")
+    values = np.concatenate(seen)
+    values = values[np.isfinite(values)]
+    if values.size:
+        margin = 0.06 * np.ptp(values) + 0.2
+        axes.set(ylim=(values.min() - margin, values.max() + margin))
+    axes.set(title=title, xlabel=f"steps before {before}", ylabel=r"$\log_{10}$ gradient norm")
     _legend(axes, loc="lower left")
 
 
 def training_heatmap(
-    training_steps: Sequence[int], log_norms: Mapping[str, np.ndarray], floor: float = -12.0
+    training_steps: Sequence[int],
+    log_norms: Mapping[str, np.ndarray],
+    floor: float = -12.0,
+    *,
+    before: str = "the loss",
 ) -> Figure:
     """Training step x time step, one panel a cell: log10 of the norm, by colour.
 
@@ -80,6 +88,7 @@ def training_heatmap(
       training_steps: where the norms were measured, [P].
       log_norms: cell -> natural logs, [P, T].
       floor: log10 below which everything looks the same.
+      before: what the time steps are counted back from.
     """
     figure, rows = _subplots(1, len(log_norms), width=3.4 * len(log_norms) + 0.8, height=3.2)
     values = {name: _log10(array) for name, array in log_norms.items()}
@@ -93,7 +102,7 @@ def training_heatmap(
         image = axes.pcolormesh(
             lag_edges, edges, array[:, ::-1], vmin=low, vmax=top, cmap="magma", rasterized=True
         )
-        axes.set(title=name, xlabel="steps before the loss", ylabel="training step")
+        axes.set(title=name, xlabel=f"steps before {before}", ylabel="training step")
         axes.set_facecolor("black")  # where nothing is left of the gradient in its precision
         axes.grid(visible=False)
     if image is not None:
@@ -102,7 +111,9 @@ def training_heatmap(
     return figure
 
 
-def path_curves(parts: Mapping[str, np.ndarray], axes: Axes, title: str = "") -> None:
+def path_curves(
+    parts: Mapping[str, np.ndarray], axes: Axes, title: str = "", *, before: str = "the loss"
+) -> None:
     """Total against direct, gate by gate: name -> natural log norm [T]."""
     colours = iter(COLOURS)
     for name in sorted(parts, key=lambda name: (name != "total", name != "direct", name)):
@@ -116,19 +127,21 @@ def path_curves(parts: Mapping[str, np.ndarray], axes: Axes, title: str = "") ->
             linewidth=2.0 if is_main else 1.0,
             label=name if is_main else f"left through {name}",
         )
-    axes.set(title=title, xlabel="steps before the loss", ylabel=r"$\log_{10}$ gradient norm")
+    axes.set(title=title, xlabel=f"steps before {before}", ylabel=r"$\log_{10}$ gradient norm")
     _legend(axes, loc="lower left")
 
 
-def share_curves(shares: Mapping[str, np.ndarray], axes: Axes, title: str = "") -> None:
+def share_curves(
+    shares: Mapping[str, np.ndarray], axes: Axes, title: str = "", *, before: str = "the loss"
+) -> None:
     """Each step's share of a weight gradient, cell -> natural log of the ratio [T]."""
     for colour, (name, values) in zip(_cycle(shares), shares.items(), strict=False):
         axes.plot(_lags(values), _log10(values), color=colour, label=name, linewidth=1.6)
     axes.axhline(0.0, color="grey", linewidth=0.7)
     axes.set(
         title=title,
-        xlabel="steps before the loss",
-        ylabel=r"$\log_{10}\;\|dL/dW_h^{(t)}\| \,/\, \|dL/dW_h\|$",
+        xlabel=f"steps before {before}",
+        ylabel=r"$\log_{10}\;\|dL/dW^{(t)}\| \,/\, \|dL/dW\|$",
     )
     _legend(axes, loc="lower left")
 
@@ -176,7 +189,8 @@ def phase_diagram(
         for kind in kinds
     }
     theory = np.array([row["nats_per_step"] for row in fields])
-    limit = max(float(np.nanmax(np.abs(values))) for values in rates.values())
+    finite = np.concatenate([np.ravel(values[np.isfinite(values)]) for values in rates.values()])
+    limit = float(np.max(np.abs(finite), initial=1e-3))
     rows = np.arange(len(stds))
     for axes, (kind, values) in zip(panels, rates.items(), strict=False):
         image = axes.pcolormesh(
@@ -247,7 +261,9 @@ def clipping(training: Sequence[Mapping[str, Any]]) -> Figure:
             )
         clipped = np.array([np.mean(row["clipped"]) for row in rows])
         rate.plot(step, np.cumsum(clipped) / step, color=colour, label=name, linewidth=1.3)
-    norm.set_yscale("log")
+    norms = np.concatenate([np.ravel(row["grad_norm"]) for row in training]).astype(float)
+    if np.any(np.isfinite(norms) & (norms > 0)):
+        norm.set_yscale("log")
     loss.set(title="loss: median and range over seeds", xlabel="training step", ylabel="nats")
     norm.set(title="gradient norm before clipping", xlabel="training step", ylabel="global norm")
     rate.set(title="share of updates clipped so far", xlabel="training step", ylim=(-0.03, 1.03))

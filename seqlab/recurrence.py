@@ -84,6 +84,8 @@ def unroll(
     for name, every in (("truncate_every", truncate_every), ("remat_every", remat_every)):
         if every is not None and every < 1:
             raise ValueError(f"unroll: {name}={every}, expected None or 1 step or more")
+    mask = None if mask is None else jnp.asarray(mask)
+    reset = None if reset is None else jnp.asarray(reset)
     for name, flags in (("mask", mask), ("reset", reset)):
         if flags is not None and (flags.shape != xs.shape[:-1] or flags.dtype != jnp.bool_):
             raise ValueError(
@@ -274,10 +276,14 @@ def stack(
       Unrolled: `ys` of the last layer; `carry` and `carries` by layer.
 
     Raises:
-      ValueError: for `dropout` with a single layer, where there is nothing between layers.
+      ValueError: for a rate outside [0, 1), or `dropout` with a single layer, where there is
+        nothing between layers.
 
     References: Zaremba et al., 2014 (between layers); Gal and Ghahramani, 2016 (variational).
     """
+    for name, rate in (("dropout", dropout), ("recurrent_dropout", recurrent_dropout)):
+        if not 0.0 <= rate < 1.0:
+            raise ValueError(f"stack: {name}={rate}, expected a probability below 1")
     if dropout and len(cells) == 1:
         raise ValueError(
             f"stack: dropout={dropout} acts between layers and there is one; "
@@ -330,7 +336,7 @@ def _scan(body, carry, steps, num_steps, remat_every, reverse):
 
     if remat_every is None or remat_every >= num_steps:
         return scan(carry, steps)
-    chunk = jax.checkpoint(scan, prevent_cse=False)
+    chunk = jax.checkpoint(scan, prevent_cse=False)  # a scan around it keeps the two runs apart
     whole = num_steps // remat_every * remat_every
     main = jax.tree.map(lambda leaf: leaf[:whole].reshape(-1, remat_every, *leaf.shape[1:]), steps)
     rest = jax.tree.map(lambda leaf: leaf[whole:], steps)
@@ -342,11 +348,11 @@ def _scan(body, carry, steps, num_steps, remat_every, reverse):
     if whole == num_steps:
         return walk_main(carry)
     if reverse:
-        carry, late = chunk(carry, rest)
+        carry, late = jax.checkpoint(scan)(carry, rest)
         carry, early = walk_main(carry)
     else:
         carry, early = walk_main(carry)
-        carry, late = chunk(carry, rest)
+        carry, late = jax.checkpoint(scan)(carry, rest)
     return carry, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), early, late)
 
 

@@ -50,6 +50,10 @@ def check_cell(cell: Cell, *, input_size: int = 3, num_steps: int = 5, seed: int
     for a, b in zip(jax.tree.leaves(params), again, strict=True):
         assert np.array_equal(a, b), f"{cell}: init is deterministic"
 
+    for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]:
+        is_dict = all(isinstance(key, jax.tree_util.DictKey) for key in path)
+        assert is_dict, f"{cell}: init gives nested dicts of arrays"
+
     first = cell.initial_carry(params, (2,))
     for leaf in jax.tree.leaves(first):
         assert leaf.shape[:-1] == (2,), (

@@ -123,7 +123,7 @@ def chrono_bias(key: Array, hidden_size: int, longest: float) -> Array:
 
     A forget gate takes +b, the gate that writes takes -b.
 
-    References: Tallec and Ollivier, 2018, section 3 (chrono initialisation).
+    References: Tallec and Ollivier, 2018, section 2 (chrono initialisation).
     """
     return jnp.log(jax.random.uniform(key, (hidden_size,), minval=1.0, maxval=longest - 1.0))
 

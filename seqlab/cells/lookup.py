@@ -19,7 +19,7 @@ CELLS: dict[str, Callable[..., Any]] = {
     "rnn-relu": partial(RNN, activation="relu"),
     "rnn-sigmoid": partial(RNN, activation="sigmoid"),
     "rnn-identity": partial(RNN, activation="identity"),
-    "irnn": partial(
+    "irnn": partial(  # W_x of standard deviation 0.001 / sqrt(D)
         RNN, activation="relu", weight_init=Init(recurrent="identity", input_gain=0.001)
     ),
     "lstm": LSTM,
@@ -54,9 +54,9 @@ def lookup(name: str) -> Callable[..., Cell]:
     if ":" in name:
         return _own(name)
     close = difflib.get_close_matches(name.lower(), CELLS, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    hint = f"; did you mean {close[0]!r}?" if close else ";"
     raise InputError(
-        f"unknown cell {name!r}{hint} Known: {', '.join(CELLS)}; or package.module:Class"
+        f"unknown cell {name!r}{hint} known: {', '.join(CELLS)}; or package.module:Class"
     )
 
 

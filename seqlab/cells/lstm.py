@@ -60,8 +60,8 @@ class LSTM:
 
     Attributes:
       hidden_size: H, width of h and c.
-      forget_bias: initial b^f; 1.0 keeps memory open early in training, 0.0 is what Flax and
-        PyTorch begin with.
+      forget_bias: initial b^f; 1.0 keeps memory open early in training, Flax begins with 0.0 and
+        PyTorch with two draws about 0. With coupled gates it is b^i that begins at its negative.
       input_gate, forget_gate, output_gate: None to learn the gate, or a constant in [0, 1].
       coupled: f = 1 - i; the forget gate's own parameters are idle.
       peepholes: gates see the cell.
@@ -74,8 +74,7 @@ class LSTM:
       weight_init: how each gate's W_x and W_h begin, each gate by itself.
 
     References: Hochreiter and Schmidhuber, 1997; Gers et al., 2000 (forget gate); Greff et al.,
-    2017, section 3 and appendix (peepholes and the eight variants); Tallec and Ollivier, 2018
-    (chrono).
+    2017 (peepholes, and the eight variants below); Tallec and Ollivier, 2018 (chrono).
     """
 
     hidden_size: int
@@ -114,12 +113,15 @@ class LSTM:
         "W_f", "W_o" [H, H].
         """
         key_affine, key_chrono, key_peepholes, key_gates = jax.random.split(key, 4)
+        biases = {"f": self.forget_bias}
+        if self.coupled:  # f = 1 - sigmoid(a_i) = sigmoid(-a_i)
+            biases["i"] = -self.forget_bias
         params = {
             name: init_affine(
                 gate_key,
                 input_size,
                 self.hidden_size,
-                bias=self.forget_bias if name == "f" else 0.0,
+                bias=biases.get(name, 0.0),
                 weight_init=self.weight_init,
             )
             for gate_key, name in zip(jax.random.split(key_affine, 4), "ifgo", strict=True)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from seqlab.data import digits, synthetic
-from seqlab.data.checks import check_known
+from seqlab.data.checks import check_at_least, check_known
 from seqlab.data.text import Characters, load_text, sample_windows, text_digest
 from seqlab.errors import InputError
 
@@ -83,7 +83,7 @@ def load_problem(
         raise InputError(f"give either dataset ({dataset}) or corpus ({corpus}), not both")
     if dataset in TEXTS:
         return _text_problem(dataset, corpus, seq_len, every_step)
-    if every_step:
+    if every_step and dataset != "copy-memory":
         raise InputError(
             f"dataset {dataset} has an answer of its own; only texts are asked at every step"
         )
@@ -130,6 +130,8 @@ def _image_problem(dataset):
 
 
 def _task_problem(dataset, seq_len):
+    shortest = {"adding": 2, "temporal-order": 10, "copy-memory": 2 * synthetic.COPY_LENGTH + 1}
+    check_at_least(seq_len, shortest[dataset], "seq_len", dataset)
     if dataset == "adding":
         make, length = synthetic.adding, seq_len
         input_size, output_size, answers, every_step = 2, 1, "value", False

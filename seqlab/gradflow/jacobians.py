@@ -139,7 +139,7 @@ def log_singular_values(jacobians: Array, lags: Sequence[int] | None = None) -> 
       ValueError: for a lag outside 1 ... T.
 
     References: Demmel and Veselic, 1992 (one-sided Jacobi is relatively accurate for scaled
-    columns); Loh et al., 1992 (U D V factors of long products); Newman, 1986 (spectra of random
+    columns); Loh et al., 1989 (U D V factors of long products); Newman, 1986 (spectra of random
     products).
     """
     *batch_shape, num_steps, size, _ = jacobians.shape

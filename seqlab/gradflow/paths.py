@@ -28,7 +28,8 @@ def path_gradients(
         g_t      = (J_{t+1}^g)^T G_{t+1} + D_{t+1}^T g_{t+1}         for each gate g
         G_t      = direct_t + sum over gates of g_t
 
-    so `direct` holds the gates fixed all the way (the "carousel"), and g is everything that leaves
+    so `direct` holds the gates fixed all the way (the "carousel"; with peepholes the output gate
+    still sees the new c on it), and g is everything that leaves
     carry_t through gate g, at once or after some steps on the direct route, whatever it does later.
 
     Args:
@@ -38,25 +39,36 @@ def path_gradients(
       *inputs: what `apply` takes after `params`.
       cell: the cell at `site`, with `routes` and `step_by_route`; the first route is the direct
         one.
-      site: a recurrence walked forward in time, with a single layer.
-      **options: what `apply` takes by name.
+      site: a recurrence of one layer, walked forward in time.
+      **options: what `apply` takes by name, but not `reverse`, `reset` or `truncate_every`.
 
     Returns:
       dict: "total", "direct" and one entry a gate -> carry with leaves [..., T, H].
 
     Raises:
-      ValueError: for a cell without routes.
+      ValueError: for a cell without routes, a site of several layers or directions, or an option
+        under which the recursion above is another.
 
     References: Hochreiter and Schmidhuber, 1997, section 3.2 (constant error carousel); the split
     is exact, by linearity of the step's derivative in what each gate reads.
     """
     routes = with_routes(cell).routes
     direct, *gates = routes
+    for option in ("reverse", "reset", "truncate_every"):
+        if options.get(option) is not None and options[option] is not False:
+            raise ValueError(f"path_gradients: {option}={options[option]!r} is not supported")
 
     def output(taps, route_taps):
         return apply(params, *inputs, taps={site: taps}, routes=route_taps, **options)
 
     carry = jax.eval_shape(lambda: apply(params, *inputs, **options)).carries[site]
+    own = jax.eval_shape(lambda: cell.initial_carry(params[site]["weights"]))
+    if jax.tree.structure(carry) != jax.tree.structure(own):
+        raise ValueError(
+            f"path_gradients: {site!r} has several layers, directions or another cell than {cell}: "
+            "its carry is "
+            f"{jax.tree.structure(carry)}"
+        )
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), carry)
     total, through = jax.grad(lambda *taps: loss(output(*taps)), argnums=(0, 1))(
         zeros, dict.fromkeys(routes, zeros)

@@ -81,7 +81,9 @@ def log_forget_bias(forget_bias: float, lag: np.ndarray) -> np.ndarray:
     return -np.asarray(lag) * np.logaddexp(0.0, -forget_bias)
 
 
-def log_rnn_bound(recurrent_weights: Array, hs: Array, activation: str = "tanh") -> Array:
+def log_rnn_bound(
+    recurrent_weights: Array, hs: Array, activation: str = "tanh", mask: Array | None = None
+) -> Array:
     """Upper bound on log ||d h_T / d h_t||_2 of a vanilla RNN for t = 0 ... T-1, [..., T].
 
         ||d h_T / d h_t|| <= product over k = t+1 ... T of  max_i phi'(a_k)_i  sigma_max(W_h)
@@ -94,11 +96,14 @@ def log_rnn_bound(recurrent_weights: Array, hs: Array, activation: str = "tanh")
       recurrent_weights: W_h, [H, H].
       hs: states h_1 ... h_T, [..., T, H].
       activation: phi.
+      mask: [..., T] bool, True where real, or None; a masked step has the factor 1.
 
     References: Pascanu et al., 2013, section 2.1, with the slopes kept step by step.
     """
     largest = jnp.linalg.norm(recurrent_weights, ord=2)
     steps = jnp.log(jnp.max(SLOPE_FROM_OUTPUT[activation](hs), axis=-1)) + jnp.log(largest)
+    if mask is not None:
+        steps = jnp.where(mask, steps, 0.0)
     return jax.lax.cumsum(steps, axis=steps.ndim - 1, reverse=True)
 
 

@@ -208,8 +208,12 @@ class OneToMany(nnx.Module):
         self.rnn = Recurrent(cell, input_size + (output_size if feedback else 0), rngs=rngs)
         self.head = _linear(cell.hidden_size, output_size, rngs)
 
-    def __call__(self, x, num_steps: int, *, previous=None, taps=None, weight_taps=None, **loop):
+    def __call__(
+        self, x, num_steps: int, *, previous=None, taps=None, weight_taps=None, key=None, **loop
+    ) -> Output:
         """Output with logits [..., num_steps, output_size] from x [..., D].
+
+        Nothing here is random: `key` is there to be called like the others.
 
         Args:
           x: the vector.
@@ -219,6 +223,7 @@ class OneToMany(nnx.Module):
           taps, weight_taps: see `unroll`; with predictions fed back, the carry is `FeedbackCarry`.
           **loop: the rest of `unroll`.
         """
+        del key
         if num_steps < 1:
             raise ValueError(f"OneToMany: num_steps={num_steps}, expected 1 or more")
         if previous is not None and not self.feedback:
