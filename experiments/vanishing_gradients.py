@@ -192,7 +192,8 @@ def study(name: str, config: Config, problem: Problem, log: RunLog) -> dict[str,
     with ThreadPoolExecutor() as pool:  # compiled side by side; called again below
         for program, batch in ((watch, probed), (parts, probed), (test_loss, tested)):
             pool.submit(program, state.params, batch)
-        pool.submit(jax.jit(train_step), state, draw(4, config.batch_size, False))
+        twin = state.replace(key=jax.random.clone(state.key))
+        pool.submit(jax.jit(train_step), twin, draw(4, config.batch_size, False))
 
     initial_loss = test_loss(state.params, tested)
     probe(0, state.params)

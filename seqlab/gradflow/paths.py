@@ -62,12 +62,11 @@ def path_gradients(
         return apply(params, *inputs, taps={site: taps}, routes=route_taps, **options)
 
     carry = jax.eval_shape(lambda: apply(params, *inputs, **options)).carries[site]
-    own = jax.eval_shape(lambda: cell.initial_carry(params[site]["weights"]))
+    own = jax.eval_shape(lambda: cell.initial_carry(cell.init(jax.random.key(0), 1)))
     if jax.tree.structure(carry) != jax.tree.structure(own):
         raise ValueError(
-            f"path_gradients: {site!r} has several layers, directions or another cell than {cell}: "
-            "its carry is "
-            f"{jax.tree.structure(carry)}"
+            f"path_gradients: {site!r} has several layers, directions or another cell than "
+            f"{cell}: its carry is {jax.tree.structure(carry)}"
         )
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), carry)
     total, through = jax.grad(lambda *taps: loss(output(*taps)), argnums=(0, 1))(
