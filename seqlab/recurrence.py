@@ -203,6 +203,9 @@ def bidirectional(
     )
 
 
+_both_ways = bidirectional  # `stack` has a flag of that name
+
+
 def with_routes(cell: Cell, routes: Iterable[str] = ()) -> RoutedCell:
     """The cell itself, known to have `routes` and `step_by_route`.
 
@@ -219,14 +222,14 @@ def with_routes(cell: Cell, routes: Iterable[str] = ()) -> RoutedCell:
 
 
 def init_stack(
-    cells: Sequence[Cell], key: Array, input_size: int, *, both_directions: bool = False
+    cells: Sequence[Cell], key: Array, input_size: int, *, bidirectional: bool = False
 ) -> Params:
     """Fresh parameters `{"layer_0": ..., "layer_1": ...}` for `stack`."""
     params, width = {}, input_size
     for index, (cell, layer_key) in enumerate(
         zip(cells, jax.random.split(key, len(cells)), strict=True)
     ):
-        if both_directions:
+        if bidirectional:
             key_forward, key_backward = jax.random.split(layer_key)
             params[f"layer_{index}"] = {
                 "forward": cell.init(key_forward, width),
@@ -234,7 +237,7 @@ def init_stack(
             }
         else:
             params[f"layer_{index}"] = cell.init(layer_key, width)
-        width = cell.hidden_size * (2 if both_directions else 1)
+        width = cell.hidden_size * (2 if bidirectional else 1)
     return params
 
 
@@ -243,7 +246,7 @@ def stack(
     params: Params,
     xs: Array,
     *,
-    both_directions: bool = False,
+    bidirectional: bool = False,
     carry: Carry | None = None,
     taps: Carry | None = None,
     weight_taps: Params | None = None,
@@ -261,7 +264,7 @@ def stack(
       cells: one a layer.
       params: `{"layer_0": ..., ...}`, see `init_stack`.
       xs: inputs, [..., T, D].
-      both_directions: every layer walks both ways (`bidirectional`).
+      bidirectional: every layer walks both ways (`bidirectional`).
       carry, taps, weight_taps: None, or the same keys as `params`.
       dropout: probability with which an output is dropped on its way to the layer above; not after
         the last.
@@ -299,7 +302,7 @@ def stack(
         h_shape = (*xs.shape[:-2], cell.hidden_size)
         h_masks = {
             direction: _dropout_mask(next(keys), recurrent_dropout, h_shape, ys.dtype)
-            for direction in (("forward", "backward") if both_directions else ("forward",))
+            for direction in (("forward", "backward") if bidirectional else ("forward",))
         }
         own = {
             "carry": None if carry is None else carry[name],
@@ -307,9 +310,9 @@ def stack(
             "weight_taps": None if weight_taps is None else weight_taps[name],
         }
         if recurrent_dropout and key is not None:
-            own["recurrent_mask"] = h_masks if both_directions else h_masks["forward"]
-        if both_directions:
-            layer = bidirectional((cell, cell), params[name], ys, **own, **loop)
+            own["recurrent_mask"] = h_masks if bidirectional else h_masks["forward"]
+        if bidirectional:
+            layer = _both_ways((cell, cell), params[name], ys, **own, **loop)
         else:
             layer = unroll(cell, params[name], ys, **own, **loop)
         last_carry[name], trails[name], ys = layer.carry, layer.carries, layer.ys

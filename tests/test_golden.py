@@ -203,12 +203,12 @@ def test_a_bias_that_flax_has_not_says_so():
 
 def test_layers_of_torch_left_unread_say_so():
     cells = [RNN(H)] * 2
-    params = init_stack(cells, jax.random.key(0), D, both_directions=True)
-    state = convert.stack_to_torch(cells, params, both_directions=True, prefix="rnn.")
+    params = init_stack(cells, jax.random.key(0), D, bidirectional=True)
+    state = convert.stack_to_torch(cells, params, bidirectional=True, prefix="rnn.")
     state["head.weight"] = np.zeros((1, H))  # of another part of the model
-    read = convert.stack_from_torch(cells, state, both_directions=True, prefix="rnn.")
+    read = convert.stack_from_torch(cells, state, bidirectional=True, prefix="rnn.")
     jax.tree.map(np.testing.assert_array_equal, read, params)
     with pytest.raises(ValueError, match=r"leave unread: rnn\.weight_ih_l0_rev"):
         convert.stack_from_torch([RNN(H)], state, prefix="rnn.")
-    with pytest.raises(ValueError, match="1 layers with both_directions=True leave unread"):
-        convert.stack_from_torch([RNN(H)], state, both_directions=True, prefix="rnn.")
+    with pytest.raises(ValueError, match="1 layers with bidirectional=True leave unread"):
+        convert.stack_from_torch([RNN(H)], state, bidirectional=True, prefix="rnn.")

@@ -33,7 +33,7 @@ def test_an_option_under_which_paths_do_not_add_up_is_refused(option):
         path_gradients(model.apply, loss, params, xs, cell=cell, **option)
 
 
-@pytest.mark.parametrize("layers", [{"num_layers": 2}, {"both_directions": True}])
+@pytest.mark.parametrize("layers", [{"num_layers": 2}, {"bidirectional": True}])
 def test_several_layers_are_refused(layers):
     cell, model, params, xs = setting(**layers)
     with pytest.raises(ValueError, match="several layers"):

@@ -161,7 +161,7 @@ def test_embeddings_begin_with_unit_variance(x64):
     [(ManyToOne, 1, True), (ManyToOne, 2, False), (ManyToMany, 2, True)],
 )
 def test_layers_and_directions(x64, kind, num_layers, both_directions):
-    layers = {"num_layers": num_layers, "both_directions": both_directions}
+    layers = {"num_layers": num_layers, "bidirectional": both_directions}
     model, params = ready(kind, GRU(H), **layers)
     width = H * (2 if both_directions else 1)
     assert params["head"]["kernel"].shape == (width, K)
@@ -272,7 +272,7 @@ ALL = {
     "many": lambda: (*ready(ManyToMany, GRU(H)), normal(1, B, T, D)),
     "words": lambda: (*ready(ManyToOne, vocab_size=V), tokens()),
     "deep": lambda: (
-        *ready(ManyToMany, RNN(H), num_layers=2, both_directions=True),
+        *ready(ManyToMany, RNN(H), num_layers=2, bidirectional=True),
         normal(1, B, T, D),
     ),
     "back": lambda: (*ready(OneToMany, GRU(H), feedback=True), normal(1, B, D)),
@@ -393,8 +393,8 @@ PADDED = {
     "last": lambda: functional(ManyToOne, RNN(H), **SIZES),
     "mean": lambda: functional(ManyToOne, GRU(H), pooling="mean", **SIZES),
     "max": lambda: functional(ManyToOne, RNN(H), pooling="max", **SIZES),
-    "both": lambda: functional(ManyToOne, GRU(H), both_directions=True, **SIZES),
-    "deep": lambda: functional(ManyToMany, RNN(H), num_layers=2, both_directions=True, **SIZES),
+    "both": lambda: functional(ManyToOne, GRU(H), bidirectional=True, **SIZES),
+    "deep": lambda: functional(ManyToMany, RNN(H), num_layers=2, bidirectional=True, **SIZES),
 }
 
 

@@ -97,9 +97,9 @@ def walk(cell, state, xs, states, mask, num_layers, both_directions):
 
     cells = [cell] * num_layers
     if num_layers > 1:
-        params = stack_from_torch(cells, state, both_directions=both_directions)
+        params = stack_from_torch(cells, state, bidirectional=both_directions)
         last, ys, _ = stack(
-            cells, params, xs, both_directions=both_directions, carry=carry, mask=mask
+            cells, params, xs, bidirectional=both_directions, carry=carry, mask=mask
         )
     elif both_directions:
         params = {
@@ -198,18 +198,18 @@ def test_outputs_states_and_all_gradients(
 @pytest.mark.parametrize("name", CELLS)
 def test_our_weights_in_torch(name, both_directions, x64):
     cells = [CELLS[name]] * 2
-    params = init_stack(cells, jax.random.key(0), D, both_directions=both_directions)
+    params = init_stack(cells, jax.random.key(0), D, bidirectional=both_directions)
     rng = np.random.default_rng(0)  # moves biases away from zero, so that each is seen
     params = jax.tree.map(lambda leaf: leaf + rng.normal(0.0, 0.3, leaf.shape), params)
-    state = stack_to_torch(cells, params, both_directions=both_directions)
+    state = stack_to_torch(cells, params, bidirectional=both_directions)
     module = torch_module(CELLS[name], np.float64, 2, both_directions)
     module.load_state_dict({name: torch.from_numpy(leaf) for name, leaf in state.items()})
 
     xs = np.random.default_rng(0).normal(size=(B, T, D))
-    ours = stack(cells, params, xs, both_directions=both_directions).ys
+    ours = stack(cells, params, xs, bidirectional=both_directions).ys
     assert_close(ours, module(torch.from_numpy(xs))[0].detach(), np.float64, "ys")
 
-    back = stack_from_torch(cells, module.state_dict(), both_directions=both_directions)
+    back = stack_from_torch(cells, module.state_dict(), bidirectional=both_directions)
     assert jax.tree.structure(back) == jax.tree.structure(params)
     jax.tree.map(np.testing.assert_array_equal, back, params)
 
@@ -219,8 +219,8 @@ def test_torch_weights_and_back(name, x64):
     cells = [CELLS[name]] * 2
     module = torch_module(CELLS[name], np.float64, 2, True)
     state = module.state_dict()
-    params = stack_from_torch(cells, state, both_directions=True)
-    back = stack_to_torch(cells, params, both_directions=True)
+    params = stack_from_torch(cells, state, bidirectional=True)
+    back = stack_to_torch(cells, params, bidirectional=True)
     assert list(back) == list(state)
     for key, leaf in back.items():
         assert leaf.shape == state[key].shape

@@ -249,10 +249,10 @@ def test_both_directions_respect_lengths(x64):
 @pytest.mark.parametrize("both_directions", [False, True])
 def test_a_stack_is_its_layers_one_on_the_other(x64, both_directions):
     cells = [LSTM(H), LSTM(H)]
-    params = init_stack(cells, jax.random.key(0), D, both_directions=both_directions)
+    params = init_stack(cells, jax.random.key(0), D, bidirectional=both_directions)
     xs = normal(1, B, T, D)
     mask = jnp.asarray(np.arange(T)[None, :] < np.array([6, 4, 0])[:, None])
-    found = stack(cells, params, xs, mask=mask, both_directions=both_directions)
+    found = stack(cells, params, xs, mask=mask, bidirectional=both_directions)
     ys = xs
     for index, cell in enumerate(cells):
         name = f"layer_{index}"
@@ -351,7 +351,7 @@ def test_the_same_key_drops_the_same_and_another_does_not():
 def test_recurrent_dropout_masks_what_the_matrices_read_of_h(x64, both_directions):
     """One mask a sequence: a unit dropped has the gradient of its row of every W_h exactly zero."""
     cell = LSTM(16)
-    params = init_stack([cell], jax.random.key(0), D, both_directions=both_directions)
+    params = init_stack([cell], jax.random.key(0), D, bidirectional=both_directions)
     xs = normal(1, 1, T, D)
 
     def loss(params):
@@ -359,7 +359,7 @@ def test_recurrent_dropout_masks_what_the_matrices_read_of_h(x64, both_direction
             [cell],
             params,
             xs,
-            both_directions=both_directions,
+            bidirectional=both_directions,
             recurrent_dropout=0.5,
             key=jax.random.key(3),
         )

@@ -83,7 +83,7 @@ def stack_from_torch(
     cells: Sequence[Cell],
     state: Mapping[str, Any],
     *,
-    both_directions: bool = False,
+    bidirectional: bool = False,
     prefix: str = "",
 ) -> Params:
     """Parameters of `seqlab.recurrence.stack` from a torch `state_dict`; see `from_torch`.
@@ -94,30 +94,30 @@ def stack_from_torch(
     params, names = {}, set()
     for index, cell in enumerate(cells):
         own = {}
-        for direction in _directions(both_directions):
+        for direction in _directions(bidirectional):
             where = {"layer": index, "reverse": direction == "backward", "prefix": prefix}
             own[direction] = from_torch(cell, state, **where)
             names.update(_torch_names(**where))
-        params[f"layer_{index}"] = own if both_directions else own["forward"]
+        params[f"layer_{index}"] = own if bidirectional else own["forward"]
     weight = re.compile(re.escape(prefix) + r"(weight|bias)_(ih|hh|hr)_l\d+(_reverse)?")
     unread = [name for name in state if weight.fullmatch(name) and name not in names]
     if unread:
         raise ValueError(
-            f"{len(cells)} layers with both_directions={both_directions} leave unread: "
+            f"{len(cells)} layers with bidirectional={bidirectional} leave unread: "
             f"{', '.join(unread)}"
         )
     return params
 
 
 def stack_to_torch(
-    cells: Sequence[Cell], params: Params, *, both_directions: bool = False, prefix: str = ""
+    cells: Sequence[Cell], params: Params, *, bidirectional: bool = False, prefix: str = ""
 ) -> dict[str, np.ndarray]:
     """The `state_dict` of a torch module from parameters of `stack`; see `to_torch`."""
     state = {}
     for index, cell in enumerate(cells):
         layer = params[f"layer_{index}"]
-        for direction in _directions(both_directions):
-            own = layer[direction] if both_directions else layer
+        for direction in _directions(bidirectional):
+            own = layer[direction] if bidirectional else layer
             where = {"layer": index, "reverse": direction == "backward", "prefix": prefix}
             state |= to_torch(cell, own, **where)
     return state

@@ -30,7 +30,7 @@ class Recurrent(nnx.Module):
         input_size: int,
         *,
         num_layers: int = 1,
-        both_directions: bool = False,
+        bidirectional: bool = False,
         dropout: float = 0.0,
         variational: bool = False,
         recurrent_dropout: float = 0.0,
@@ -45,19 +45,19 @@ class Recurrent(nnx.Module):
             )
         self.cell = cell
         self.num_layers = num_layers
-        self.both_directions = both_directions
-        self.is_plain = num_layers == 1 and not both_directions and not recurrent_dropout
+        self.bidirectional = bidirectional
+        self.is_plain = num_layers == 1 and not bidirectional and not recurrent_dropout
         self.drop = {
             "dropout": dropout,
             "variational": variational,
             "recurrent_dropout": recurrent_dropout,
         }
-        self.output_size = cell.hidden_size * (2 if both_directions else 1)
+        self.output_size = cell.hidden_size * (2 if bidirectional else 1)
         if self.is_plain:
             weights = cell.init(rngs.params(), input_size)
         else:
             weights = init_stack(
-                [cell] * num_layers, rngs.params(), input_size, both_directions=both_directions
+                [cell] * num_layers, rngs.params(), input_size, bidirectional=bidirectional
             )
         self.weights = nnx.data(jax.tree.map(nnx.Param, weights))
 
@@ -70,7 +70,7 @@ class Recurrent(nnx.Module):
             [self.cell] * self.num_layers,
             weights,
             xs,
-            both_directions=self.both_directions,
+            bidirectional=self.bidirectional,
             key=key,
             **self.drop,
             **loop,
@@ -81,7 +81,7 @@ class Recurrent(nnx.Module):
         if self.is_plain:
             return self.cell.output(carry)
         top = carry[f"layer_{self.num_layers - 1}"]
-        if not self.both_directions:
+        if not self.bidirectional:
             return self.cell.output(top)
         return jnp.concatenate([self.cell.output(top[d]) for d in ("forward", "backward")], axis=-1)
 
@@ -143,7 +143,7 @@ class ManyToOne(_SequenceReader):
       vocab_size: None for real inputs [..., T, D], or V for tokens [..., T] of integers below V.
       pooling: "last" real step, or "mean" or "max" over real steps; all zeros for a row without
         one, but "last", which is then the output of its first state.
-      num_layers, both_directions, dropout, variational, recurrent_dropout: of the layers, see
+      num_layers, bidirectional, dropout, variational, recurrent_dropout: of the layers, see
         `seqlab.recurrence.stack`.
     """
 
