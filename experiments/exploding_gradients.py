@@ -21,7 +21,7 @@ from seqlab import plots
 from seqlab.cells.affine import Init, scale_recurrent
 from seqlab.cells.rnn import ACTIVATIONS, RNN
 from seqlab.cli import main
-from seqlab.data.checks import check_at_least, check_known
+from seqlab.data.checks import check_at_least, check_known, check_positive
 from seqlab.data.problems import TEXTS, Problem, load_problem
 from seqlab.errors import InputError
 from seqlab.gradflow import theory
@@ -92,8 +92,7 @@ class Config:
         check_at_least(self.wall_points, 2, "wall_points")
         check_at_least(self.seed, 0, "seed")
         for field in ("train_gain", "learning_rate", "clip_norm"):
-            if not 0 < getattr(self, field) < float("inf"):
-                raise InputError(f"{field} must be above 0, got {getattr(self, field)}")
+            check_positive(getattr(self, field), field)
 
     @classmethod
     def quick(cls):

@@ -24,7 +24,7 @@ from seqlab import plots
 from seqlab.cells.lookup import lookup
 from seqlab.cells.rnn import RNN
 from seqlab.cli import main
-from seqlab.data.checks import check_at_least
+from seqlab.data.checks import check_at_least, check_positive
 from seqlab.data.problems import Problem, load_problem
 from seqlab.errors import InputError
 from seqlab.gradflow import theory
@@ -90,8 +90,7 @@ class Config:
                       "num_sequences", *smallest):  # fmt: skip
             check_at_least(getattr(self, field), smallest.get(field, 1), field)
         for field in ("learning_rate", "clip_norm"):
-            if not 0 < getattr(self, field) < float("inf"):
-                raise InputError(f"{field} must be above 0, got {getattr(self, field)}")
+            check_positive(getattr(self, field), field)
         for name in self.cells:
             make_cell(name, self.hidden_size)
 

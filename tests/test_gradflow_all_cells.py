@@ -1,15 +1,14 @@
 """Every cell, and a user's own, is held to the adjoint equations of back-propagation."""
 
 import functools
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
+from mgu import MGU
 
-from seqlab.cells.affine import affine, init_affine
 from seqlab.cells.gru import GRU
 from seqlab.cells.lookup import CELLS
 from seqlab.cells.lstm import LSTM
@@ -25,30 +24,6 @@ from seqlab.types import Output
 pytestmark = pytest.mark.usefixtures("x64")
 
 B, T, D, H = 2, 7, 2, 3
-
-
-@dataclass(frozen=True)
-class MGU:
-    """Minimal gated unit (Zhou et al., 2016), as a user would write it: no routes, nothing else."""
-
-    hidden_size: int
-
-    def init(self, key, input_size):
-        key_f, key_g = jax.random.split(key)
-        return {
-            "f": init_affine(key_f, input_size, self.hidden_size),
-            "g": init_affine(key_g, input_size, self.hidden_size),
-        }
-
-    def initial_carry(self, params, batch_shape=()):
-        return jnp.zeros((*batch_shape, self.hidden_size), params["f"]["b"].dtype)
-
-    def step(self, params, h, x):
-        f = jax.nn.sigmoid(affine(params["f"], x, h))
-        return (1 - f) * h + f * jnp.tanh(affine(params["g"], x, f * h))
-
-    def output(self, h):
-        return h
 
 
 EVERY_CELL = {

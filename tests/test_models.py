@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from mgu import MGU
 
-from seqlab.cells.affine import affine, init_affine
 from seqlab.cells.gru import GRU
 from seqlab.cells.lookup import CELLS
 from seqlab.cells.lstm import LSTM
@@ -465,30 +465,6 @@ def test_every_cell_keeps_the_contract(name):
 
 def test_cells_keep_the_contract_in_float64(x64):
     check_cell(GRU(H, reset="after"), input_size=1, num_steps=8, seed=3)
-
-
-@dataclass(frozen=True)
-class MGU:
-    """A right cell, for the wrong ones to spoil."""
-
-    hidden_size: int
-
-    def init(self, key, input_size):
-        key_f, key_g = jax.random.split(key)
-        return {
-            "f": init_affine(key_f, input_size, self.hidden_size),
-            "g": init_affine(key_g, input_size, self.hidden_size),
-        }
-
-    def initial_carry(self, params, batch_shape=()):
-        return jnp.zeros((*batch_shape, self.hidden_size), params["f"]["b"].dtype)
-
-    def step(self, params, h, x):
-        f = jax.nn.sigmoid(affine(params["f"], x, h))
-        return (1 - f) * h + f * jnp.tanh(affine(params["g"], x, f * h))
-
-    def output(self, h):
-        return h
 
 
 def test_a_user_cell_keeps_the_contract():

@@ -18,7 +18,12 @@ import jax.numpy as jnp
 from seqlab.cells.lookup import lookup
 from seqlab.cli import main
 from seqlab.data.checks import check_at_least
-from seqlab.gradflow.taps import carry_gradients, gradients, log_norm_over_time
+from seqlab.gradflow.taps import (
+    carry_gradients,
+    gradients,
+    log_norm_over_time,
+    zero_taps,
+)
 from seqlab.models.functional import functional
 from seqlab.models.recurrent import ManyToOne
 from seqlab.runlog import RunLog
@@ -98,8 +103,7 @@ def variants(name, config):
         return log_norm_over_time(carry_gradients(model.apply, loss, params, xs)["rnn"])
 
     def one_by_one(params, xs):
-        shapes = jax.eval_shape(lambda: model.apply(params, xs)).carries["rnn"]
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        zeros = zero_taps(model.apply, params, xs)["rnn"]
 
         def at(t):
             def tapped(row):

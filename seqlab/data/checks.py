@@ -38,6 +38,16 @@ def check_at_least(value: int, minimum: int, field: str, reason: str = "") -> No
         raise InputError(f"{field} must be {minimum} or more{because}, got {value}")
 
 
+def check_positive(value: float, field: str) -> None:
+    """Refuses a number that is not above 0 and finite.
+
+    Raises:
+      InputError: naming the field and the value found.
+    """
+    if not 0 < value < float("inf"):
+        raise InputError(f"{field} must be above 0, got {value}")
+
+
 def check_known(value: str, known: Iterable[str], field: str) -> None:
     """Refuses a name that is not one of `known`.
 

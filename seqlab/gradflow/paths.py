@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from seqlab.gradflow.taps import zero_taps
 from seqlab.recurrence import with_routes
 from seqlab.types import Array, Carry, Cell, Output, Params
 
@@ -61,14 +62,13 @@ def path_gradients(
     def output(taps, route_taps):
         return apply(params, *inputs, taps={site: taps}, routes=route_taps, **options)
 
-    carry = jax.eval_shape(lambda: apply(params, *inputs, **options)).carries[site]
+    zeros = zero_taps(apply, params, *inputs, **options)[site]
     own = jax.eval_shape(lambda: cell.initial_carry(cell.init(jax.random.key(0), 1)))
-    if jax.tree.structure(carry) != jax.tree.structure(own):
+    if jax.tree.structure(zeros) != jax.tree.structure(own):
         raise ValueError(
             f"path_gradients: {site!r} has several layers, directions or another cell than "
-            f"{cell}: its carry is {jax.tree.structure(carry)}"
+            f"{cell}: its carry is {jax.tree.structure(zeros)}"
         )
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), carry)
     total, through = jax.grad(lambda *taps: loss(output(*taps)), argnums=(0, 1))(
         zeros, dict.fromkeys(routes, zeros)
     )

@@ -44,7 +44,7 @@ def gradients(
       Gradients(loss, params, carries). At a masked step the carry's gradient is that of the step
       before it.
 
-    References: science of the quantity: Werbos, 1990; Pascanu et al., 2013, eqs. 3-5.
+    References: Werbos, 1990; Pascanu et al., 2013, eqs. 3-5.
     """
 
     def output(params, taps):
@@ -52,7 +52,7 @@ def gradients(
 
     value, (by_params, by_taps) = jax.value_and_grad(
         lambda params, taps: loss(output(params, taps)), argnums=(0, 1)
-    )(params, _zero_taps(output, params))
+    )(params, zero_taps(apply, params, *inputs, **options))
     return Gradients(value, by_params, by_taps)
 
 
@@ -71,8 +71,15 @@ def carry_gradients(
     def output(taps):
         return apply(params, *inputs, taps=taps, **options)
 
-    taps = _zero_taps(lambda _, taps: output(taps), params)
-    return jax.grad(lambda taps: loss(output(taps)))(taps)
+    return jax.grad(lambda taps: loss(output(taps)))(zero_taps(apply, params, *inputs, **options))
+
+
+def zero_taps(
+    apply: Callable[..., Output], params: Params, *inputs: Any, **options: Any
+) -> dict[str, Any]:
+    """Zeros shaped like the carries of a model: name -> carry with leaves [..., T, H]."""
+    shapes = jax.eval_shape(lambda: apply(params, *inputs, **options)).carries
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 def log_norm_over_time(carry: Carry) -> Array:
@@ -88,8 +95,3 @@ def named_leaves(carry: Carry) -> dict[str, Array]:
     """The leaves of a carry by name, "h" and "c" of an LSTM; a carry that is one array is "h"."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(carry)
     return {jax.tree_util.keystr(path).lstrip(".") or "h": leaf for path, leaf in leaves}
-
-
-def _zero_taps(output, params):
-    shapes = jax.eval_shape(output, params, None).carries
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
