@@ -30,7 +30,7 @@ from rich.console import Console
 
 from seqlab.data.sources import cache_folder
 from seqlab.errors import InputError
-from seqlab.runlog import FIGURES, RunLog, read_record, read_run
+from seqlab.runlog import CONFIG, FIGURES, SUMMARY, RunLog, config_values, read_record, read_run
 
 C = TypeVar("C")
 
@@ -43,7 +43,10 @@ class Command(Generic[C]):
     quick: tyro.conf.FlagCreatePairsOff[bool] = False
     """Start from the small preset; other flags still count."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """The run directory, new or empty. Default: runs/<experiment>/<time>-<seed>."""
+    """The run directory: new, empty, or an unfinished run's to go on with it.
+    Default: runs/<experiment>/<time>-<seed>."""
+    resume: bool = True
+    """Go on with the unfinished run in --out, from its newest good checkpoint."""
     from_run: Annotated[Path | None, tyro.conf.arg(metavar="RUN_DIR")] = None
     """Start from the config of an earlier run; other flags still count."""
     plot_only: Annotated[Path | None, tyro.conf.arg(metavar="RUN_DIR")] = None
@@ -65,7 +68,10 @@ def main(
     The flags are the fields of `config_class` (`--seq-len 400`, `--cells rnn lstm`) and those of
     `Command`. The config is made, and so checked, before the run directory is. A user's mistake
     (`InputError`, an unknown flag) is one message on standard error and exit code 2; Ctrl-C and
-    SIGTERM name the unfinished run directory and exit with 130 and 143.
+    SIGTERM save where the experiment saves, say how to go on, and exit with 130 and 143.
+
+    With `--out` at an unfinished run, its config is the starting one, and it must stay as it is but
+    for the fields that the config class names in `may_change` (a class variable).
 
     Args:
       config_class: a frozen dataclass with a default for every field, a `seed`, and a classmethod
@@ -93,12 +99,16 @@ def _run(
 ) -> Path:
     log = None
     _keep_compiled_programs()
-    with _sigterm_raises():
+    with _signals_stop(lambda: log):
         try:
+            writes = _join_processes(command.out)
             log = RunLog(
                 command.config,
                 experiment=_experiment(module),
+                module=_module_name(module),
                 out=command.out,
+                resume=_unfinished(command) is not None,
+                writes=writes,
                 command=shlex.join([*_program(module), *argv]),
                 source=Path(getattr(sys.modules[module], "__file__", __file__)).resolve(),
             )
@@ -106,7 +116,7 @@ def _run(
                 run(command.config, log)
                 if not log.finished:
                     log.finish()
-                if plot is not None:
+                if plot is not None and log.writes:
                     plot(log.path)
         except InputError as error:
             if log is None or log.finished or log.abandon():
@@ -116,10 +126,39 @@ def _run(
             word, code = ("terminated", 143) if isinstance(stop, _Terminated) else ("stopped", 130)
             if log is None:
                 _exit(f"{word}: nothing was written", code)
-            state = "finished, its figures are not" if log.finished else "unfinished"
-            _exit(f"{word}: the run in {log.path} is {state}", code)
-    log.console.print(f"results in {log.path}", soft_wrap=True, markup=False, highlight=False)
+            if log.finished:
+                _exit(f"{word}: the run in {log.path} is finished, its figures are not", code)
+            again = shlex.join([*_program(module), "--out", str(log.path)])
+            where = f" after step {stop.args[0]}, which is saved" if stop.args else ""
+            _exit(f"{word}{where}: the run in {log.path} is unfinished; go on with: {again}", code)
+    if log.writes:
+        log.console.print(f"results in {log.path}", soft_wrap=True, markup=False, highlight=False)
     return log.path
+
+
+def _join_processes(out: Path | None) -> bool:
+    """Joins the processes that train together, if there are several; whether this one writes."""
+    from seqlab import devices
+
+    if not devices.join():
+        return True
+    if out is None:
+        raise InputError("several processes write one run: name its directory with --out")
+    return devices.is_first()
+
+
+def _unfinished(command: Command) -> dict[str, Any] | None:
+    """The record of the unfinished run that is to be gone on with, or None."""
+    if not command.resume or command.out is None:
+        return None
+    return _unfinished_record(command.out)
+
+
+def _unfinished_record(path: Path | str) -> dict[str, Any] | None:
+    path = Path(path)
+    if (path / SUMMARY).exists() or not (path / CONFIG).exists():
+        return None
+    return read_record(path)
 
 
 def _keep_compiled_programs() -> None:
@@ -175,23 +214,58 @@ def _parse(config_class: type[C], argv: list[str], module: str) -> Command[C]:
         prog=shlex.join(_program(module)),
         description=sys.modules[module].__doc__ or config_class.__doc__,
     )
-    return dataclasses.replace(command, config=config_class(**_field_values(command.config)))
+    command = dataclasses.replace(command, config=config_class(**_field_values(command.config)))
+    _check_resumable(command, argv, _experiment(module))
+    return command
+
+
+def _check_resumable(command: Command, argv: list[str], experiment: str) -> None:
+    """Refuses to go on with a run of another config, by the name of the first field."""
+    record = _unfinished(command)
+    if record is None:
+        if "--resume" not in argv:
+            return
+        if command.out is None:
+            raise InputError("--resume goes on with a run: name its directory with --out")
+        raise InputError(f"{command.out} holds no unfinished run to go on with")
+    assert command.out is not None
+    _check_experiment(command.out, record, experiment)
+    may_change = getattr(command.config, "may_change", ())
+    for name, value in config_values(command.config).items():
+        before = record["config"].get(name, value)
+        if value != before and name not in may_change:
+            raise InputError(
+                f"{name} is {value!r}, the unfinished run in {command.out} has {before!r}: leave "
+                "it as it was, or name a new directory"
+            )
 
 
 def _starting_config(config_class: type[C], argv: list[str], experiment: str) -> C:
     """The config that the other flags change: the full one, the small one, or an earlier run's."""
     directory = _flag_value("--from-run", argv)
+    out = _flag_value("--out", argv)
+    if directory is None and "--quick" not in argv and "--no-resume" not in argv and out:
+        directory = out if _unfinished_record(out) else None
     if directory is None:
         return cast(Any, config_class).quick() if "--quick" in argv else config_class()
     if "--quick" in argv:
         raise InputError("--quick and --from-run both name a config to start from: give one")
     record = read_record(directory)
     _check_experiment(directory, record, experiment)
+    return config_of(config_class, record, directory)
+
+
+def config_of(config_class: type[C], record: dict[str, Any], directory: Path | str) -> C:
+    """The config that a run was made with, from its record.
+
+    Raises:
+      InputError: a field that the config class does not have, or a value that it cannot hold.
+    """
     hints = get_type_hints(config_class, include_extras=True)
     values = {}
     for name, value in record["config"].items():
         if name not in hints:
-            raise InputError(f"{directory}: {experiment} has no {name} any more")
+            raise InputError(f"{directory}: {record['experiment']} has no {name} any more")
         try:
             values[name] = _from_json(hints[name], value)
         except (TypeError, ValueError, KeyError) as error:
@@ -273,19 +347,30 @@ def _experiment(module: str) -> str:
 
 
 @contextmanager
-def _sigterm_raises() -> Iterator[None]:
+def _signals_stop(log_of: Callable[[], RunLog | None]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the run: after the step in hand where it saves, else at once.
+
+    A second signal does not wait.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers
         return
 
-    def stop(*_: object) -> None:
-        raise _Terminated
+    def stop(number: int, frame: object) -> None:
+        del frame
+        asked = _Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        log = log_of()
+        if log is None or not log.waits or log.stop is not None:
+            raise asked
+        log.stop = asked
+        log.note("stopping after this step; again to stop at once")
 
-    previous = signal.signal(signal.SIGTERM, stop)
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
+        for number, handler in previous.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def _exit(message: str, code: int) -> NoReturn:

@@ -151,7 +151,8 @@ def unroll(
         weight_taps,
         time_first(routes),
     )
-    carry, trail = _scan(body, carry, steps, num_steps, remat_every, reverse)
+    with jax.named_scope("unroll"):
+        carry, trail = _scan(body, carry, steps, num_steps, remat_every, reverse)
     ys, carries = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, axis), trail)
     return Unrolled(carry, ys, carries)
 
@@ -192,7 +193,8 @@ def bidirectional(
                 ("recurrent_mask", recurrent_mask),
             )
         }
-        return unroll(cell, params[name], xs, reverse=reverse, **own, **loop)
+        with jax.named_scope(name):
+            return unroll(cell, params[name], xs, reverse=reverse, **own, **loop)
 
     forward = walk("forward", cells[0], False)
     backward = walk("backward", cells[1], True)
@@ -311,10 +313,11 @@ def stack(
         }
         if recurrent_dropout and key is not None:
             own["recurrent_mask"] = h_masks if bidirectional else h_masks["forward"]
-        if bidirectional:
-            layer = _both_ways((cell, cell), params[name], ys, **own, **loop)
-        else:
-            layer = unroll(cell, params[name], ys, **own, **loop)
+        with jax.named_scope(name):
+            if bidirectional:
+                layer = _both_ways((cell, cell), params[name], ys, **own, **loop)
+            else:
+                layer = unroll(cell, params[name], ys, **own, **loop)
         last_carry[name], trails[name], ys = layer.carry, layer.carries, layer.ys
     return Unrolled(last_carry, ys, trails)
 
@@ -332,10 +335,14 @@ def _select(flags, yes, no):
 
 
 def _scan(body, carry, steps, num_steps, remat_every, reverse):
-    """`jax.lax.scan`, or the same in chunks of `remat_every` whose insides are computed twice."""
+    """`jax.lax.scan`, or the same in chunks of `remat_every` whose insides are computed twice.
+
+    The scopes are how `seqlab.recorder` knows a time step from any other loop's turn.
+    """
 
     def scan(carry, part):
-        return jax.lax.scan(body, carry, part, reverse=reverse)
+        with jax.named_scope("steps"):
+            return jax.lax.scan(body, carry, part, reverse=reverse)
 
     if remat_every is None or remat_every >= num_steps:
         return scan(carry, steps)
@@ -345,17 +352,23 @@ def _scan(body, carry, steps, num_steps, remat_every, reverse):
     rest = jax.tree.map(lambda leaf: leaf[whole:], steps)
 
     def walk_main(carry):
-        carry, trail = jax.lax.scan(chunk, carry, main, reverse=reverse)
+        with jax.named_scope("chunks"):
+            carry, trail = jax.lax.scan(chunk, carry, main, reverse=reverse)
         return carry, jax.tree.map(lambda leaf: leaf.reshape(whole, *leaf.shape[2:]), trail)
 
     if whole == num_steps:
         return walk_main(carry)
+
+    def walk_rest(carry):
+        with jax.named_scope(f"from_step_{whole}"):
+            return jax.checkpoint(scan)(carry, rest)
+
     if reverse:
-        carry, late = jax.checkpoint(scan)(carry, rest)
+        carry, late = walk_rest(carry)
         carry, early = walk_main(carry)
     else:
         carry, early = walk_main(carry)
-        carry, late = jax.checkpoint(scan)(carry, rest)
+        carry, late = walk_rest(carry)
     return carry, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), early, late)
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -26,8 +26,11 @@ from tqdm import tqdm
 from seqlab.errors import InputError
 
 CONFIG, METRICS, SUMMARY, FIGURES = "config.json", "metrics.jsonl", "summary.json", "figures"
+CHECKPOINTS = "checkpoints"
 PACKAGES = ("seqlab", "jax", "jaxlib", "flax", "optax", "numpy")
-OWN_FIGURES = ("wall_s", "peak_rss_mb", "device", "metrics_lines", "nonfinite_written")
+OWN_FIGURES = (
+    "wall_s", "peak_rss_mb", "device", "metrics_lines", "nonfinite_written", "resumed"
+)  # fmt: skip
 SECONDS_BETWEEN_LINES = 10.0  # of a progress bar that no one watches live
 
 
@@ -43,10 +46,14 @@ class RunLog:
 
     The clock is read for `config.json` and `summary.json` only: the same config and seed give a
     `metrics.jsonl` equal byte for byte. A directory without `summary.json` is an unfinished run,
-    and `read_run` says so.
+    and `read_run` says so; with `resume` it is gone on with.
 
     Attributes:
       path: the run directory.
+      resumed: how often the run was gone on with, 0 for a new one.
+      writes: False where another process writes for this one; every call then does nothing.
+      waits: True while a signal to stop is answered after the step in hand, by `stop`.
+      stop: None, or the exception that such a signal asks for.
       figures: the folder for figures, there from the start.
       finished: True once `finish` has written `summary.json`.
       nonfinite_written: how many NaN or infinite numbers became null so far.
@@ -58,8 +65,11 @@ class RunLog:
         config: Any,
         *,
         experiment: str,
+        module: str | None = None,
         out: Path | str | None = None,
         root: Path | str = "runs",
+        resume: bool = False,
+        writes: bool = True,
         command: str | None = None,
         source: Path | str = __file__,
         console: Console | None = None,
@@ -69,19 +79,25 @@ class RunLog:
         Args:
           config: a dataclass of what JSON can hold: numbers, texts, paths, tuples, dataclasses.
           experiment: the experiment's name; the directory is `root/experiment/<time>-<seed>`.
+          module: the importable module that holds it.
           out: another directory instead; it must be empty or not exist.
           root: the folder of all runs.
+          resume: `out` holds an unfinished run to go on with. What is written before `rewind` has
+            been written by that run already, and is compared.
+          writes: False where another process writes the same run.
           command: the command line to note; this process's own if None.
           source: a file of the code that runs; its git commit is noted.
           console: where tables go; standard output if None.
 
         Raises:
-          InputError: the directory is not empty or cannot be written.
+          InputError: the directory is not empty, cannot be written, or another process writes it.
         """
         self._started = time.perf_counter()
+        self._wall_before = 0.0
         commit, modified = _git_state(Path(source))
         record = {
             "experiment": experiment,
+            "module": module,
             "config": config_values(config),
             "command": shlex.join(sys.argv) if command is None else command,
             "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -95,20 +111,52 @@ class RunLog:
             if not console.is_terminal:
                 console.width = max(console.width, 120)
         self.console = console
-        if out is None:
+        self.finished = False
+        self.nonfinite_written = 0
+        self.resumed = 0
+        self.writes = writes
+        self.waits = False
+        self.stop: type[BaseException] | None = None
+        self._lines = 0
+        self._bars: list[tqdm] = []
+        self._replayed: list[bytes] | None = None  # lines of a resumed run, until `rewind`
+        if not writes:
+            assert out is not None, "a run of several processes needs one directory for all"
+            self.path, self._made = Path(out), False
+            self.figures = self.path / FIGURES
+            return
+        if resume:
+            assert out is not None
+            self.path, self._made = Path(out), False
+        elif out is None:
             name = f"{datetime.now():%Y%m%d-%H%M%S}-{getattr(config, 'seed', 0)}"
             self.path, self._made = _fresh_directory(Path(root) / experiment, name), True
         else:
             self.path, self._made = _empty_directory(Path(out))
         self.figures = self.path / FIGURES
-        self.finished = False
-        self.nonfinite_written = 0
-        self._lines = 0
-        self._bars: list[tqdm] = []
         with _writing(self.path):
-            self.figures.mkdir()
-            _write_whole(self.path / CONFIG, record)
-            self._metrics = (self.path / METRICS).open("xb", buffering=0)
+            if resume:
+                self._reopen(record)
+            else:
+                self.figures.mkdir()
+                self._metrics = (self.path / METRICS).open("xb", buffering=0)
+                _lock(self._metrics, self.path)
+                _write_whole(self.path / CONFIG, record)
+
+    def _reopen(self, record: dict[str, Any]) -> None:
+        """Goes on with an unfinished run; `record` says when, by which command and versions."""
+        self._metrics = (self.path / METRICS).open("r+b", buffering=0)
+        _lock(self._metrics, self.path)
+        before = read_record(self.path)
+        again = {key: record[key] for key in record if key not in ("experiment", "config")}
+        before["resumed"] = [*before.get("resumed", []), again]
+        self.resumed = len(before["resumed"])
+        _write_whole(self.path / CONFIG, before)
+        self.figures.mkdir(exist_ok=True)
+        if (self.path / CHECKPOINTS).is_dir():
+            self._replayed = []
+        else:
+            self._metrics.truncate(0)  # nothing was saved: from the beginning, to the same numbers
 
     def __enter__(self) -> "RunLog":
         return self
@@ -135,11 +183,71 @@ class RunLog:
             if value is None:
                 raise ValueError(f"metric {name} is None: leave the field out")
             row[name] = _to_json(value, name, self._null)
+        line = (json.dumps(row, allow_nan=False) + "\n").encode()
+        self._lines += 1
+        if self._replayed is not None:
+            self._replayed.append(line)
+        elif self.writes:
+            self._append(line)
+
+    def _append(self, line: bytes) -> None:
         with _writing(self.path / METRICS):
-            line = (json.dumps(row, allow_nan=False) + "\n").encode()
             while line:  # an unbuffered write may take a part
                 line = line[self._metrics.write(line) :]
-        self._lines += 1
+
+    def mark(self) -> dict[str, Any]:
+        """The place in the metrics that has been reached, for `rewind`: JSON values."""
+        return {
+            "bytes": self._metrics.tell() if self.writes else 0,
+            "lines": self._lines,
+            "nonfinite": self.nonfinite_written,
+            "wall_s": self._wall_s(),
+        }
+
+    def rewind(self, mark: Mapping[str, Any] | None) -> None:
+        """Takes a resumed run back to a place that `mark` told, or with None to its beginning.
+
+        What was written since is cut off; it will be written again, to the same bytes.
+
+        Raises:
+          InputError: the metrics file is shorter than it was then, or begins otherwise than what
+            this run has written so far: the data or the code has changed.
+        """
+        written, self._replayed = self._replayed, None
+        if mark is not None:
+            self._lines, self.nonfinite_written = mark["lines"], mark["nonfinite"]
+            self._wall_before = mark["wall_s"]
+        if not self.writes:
+            return
+        if written is None:
+            if mark is None and self.resumed:
+                return  # it had no checkpoints and began anew when it was opened
+            raise RuntimeError(f"{self.path}: only a resumed run can be rewound, and once")
+        with _writing(self.path / METRICS):
+            if mark is None:
+                self._metrics.truncate(0)
+                self._metrics.seek(0)
+                for line in written:
+                    self._append(line)
+                return
+            size = self._metrics.seek(0, os.SEEK_END)
+            if size < mark["bytes"]:
+                raise InputError(
+                    f"{self.path / METRICS} has {size} bytes, its checkpoint was made at "
+                    f"{mark['bytes']}: lines were lost; start again in a new directory"
+                )
+            self._metrics.seek(0)
+            for number, line in enumerate(written, start=1):
+                if self._metrics.read(len(line)) != line:
+                    raise InputError(
+                        f"{self.path / METRICS}, line {number} was otherwise when the run began: "
+                        "the data or the code has changed; start again in a new directory"
+                    )
+            self._metrics.truncate(mark["bytes"])
+            self._metrics.seek(mark["bytes"])
+
+    def _wall_s(self) -> float:
+        return round(self._wall_before + time.perf_counter() - self._started, 3)
 
     def finish(self, **figures: Any) -> None:
         """Writes `summary.json`: the run's final figures, and what they were made with.
@@ -147,21 +255,26 @@ class RunLog:
         Args:
           **figures: figures under stable names with units in them (`test_perplexity`,
             `track_error_24h_km`); None or null for one that does not exist. `wall_s`,
-            `peak_rss_mb`, `device`, `metrics_lines` and `nonfinite_written` are added.
+            `peak_rss_mb`, `device`, `metrics_lines`, `nonfinite_written` and `resumed` are added;
+            a resumed run's `wall_s` counts its earlier parts too.
         """
         if self.finished:
             raise RuntimeError(f"{self.path} is finished already")
         if taken := sorted(set(figures) & set(OWN_FIGURES)):
             raise ValueError(f"summary figures {', '.join(taken)} are the run log's own")
         summary = {name: _to_json(value, name, self._null) for name, value in figures.items()}
-        summary["wall_s"] = round(time.perf_counter() - self._started, 3)
+        if self._replayed is not None:
+            self.rewind(None)  # it had checkpoints and asked for none
+        summary["wall_s"] = self._wall_s()
         summary["peak_rss_mb"] = _peak_rss_mb()
         summary["device"] = _device()
         summary["metrics_lines"] = self._lines
         summary["nonfinite_written"] = self.nonfinite_written
+        summary["resumed"] = self.resumed
         self.close()
-        with _writing(self.path / SUMMARY):
-            _write_whole(self.path / SUMMARY, summary)
+        if self.writes:
+            with _writing(self.path / SUMMARY):
+                _write_whole(self.path / SUMMARY, summary)
         self.finished = True
 
     def close(self) -> None:
@@ -169,7 +282,8 @@ class RunLog:
         for bar in self._bars:
             bar.close()
         self._bars.clear()
-        self._metrics.close()
+        if self.writes:
+            self._metrics.close()
 
     def abandon(self) -> bool:
         """Takes back a run that has recorded nothing yet, so that its place is free again.
@@ -178,6 +292,8 @@ class RunLog:
           False, with every file left where it is, if there is a result to lose.
         """
         self.close()
+        if self.resumed or not self.writes:
+            return False
         own = {self.path / CONFIG, self.path / METRICS, self.figures}
         with _writing(self.path):
             if self._lines or set(self.path.iterdir()) != own or any(self.figures.iterdir()):
@@ -190,17 +306,24 @@ class RunLog:
         return True
 
     def progress(
-        self, iterable: Iterable[Any], total: int | None = None, description: str | None = None
+        self,
+        iterable: Iterable[Any] | None = None,
+        total: int | None = None,
+        description: str | None = None,
+        initial: int = 0,
     ) -> tqdm:
         """`iterable` itself, with count, rate and time left shown on standard error as it is used.
 
-        Live on a terminal; elsewhere at most one update in ten seconds.
+        Live on a terminal; elsewhere at most one update in ten seconds. Without an iterable, the
+        caller calls `update`; `initial` is what was done by an earlier part of the run.
         """
         live = sys.stderr.isatty()
         bar = tqdm(
             iterable,
             total=total,
             desc=description,
+            initial=initial,
+            disable=not self.writes,
             file=sys.stderr,
             mininterval=0.1 if live else SECONDS_BETWEEN_LINES,
             maxinterval=SECONDS_BETWEEN_LINES,
@@ -211,10 +334,13 @@ class RunLog:
 
     def note(self, text: str) -> None:
         """Shows one line on standard error, above any progress bar."""
-        tqdm.write(text, file=sys.stderr)
+        if self.writes:
+            tqdm.write(text, file=sys.stderr)
 
     def table(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Shows rows as a table; columns are their keys, in order of first appearance."""
+        if not self.writes:
+            return
         columns = list(dict.fromkeys(name for row in rows for name in row))
         table = Table(title=title, title_justify="left")
         for name in columns:
@@ -256,7 +382,7 @@ def read_run(directory: Path | str) -> Run:
     path = Path(directory)
     record = read_record(path)
     if not (path / SUMMARY).exists():
-        raise InputError(f"{path} is an unfinished run: it has no {SUMMARY}; run it again")
+        raise InputError(f"{path} is an unfinished run: it has no {SUMMARY}; go on with it")
     summary = _read_object(path / SUMMARY)
     with _reading(path / METRICS):
         *lines, rest = (path / METRICS).read_bytes().split(b"\n")
@@ -367,6 +493,18 @@ def _write_whole(path: Path, value: dict[str, Any]) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _lock(file: IO[bytes], path: Path) -> None:
+    """Keeps a second process from writing the same run; a killed process's lock goes with it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InputError(f"{path} is being written by another process") from error
 
 
 def _empty_directory(path: Path) -> tuple[Path, bool]:

@@ -1,7 +1,8 @@
 """Training as a pure step and an iterator over steps."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,9 @@ import optax
 from flax import struct
 
 from seqlab.errors import InputError
-from seqlab.types import Array, Params
+from seqlab.types import Array, Carry, Params
 
-LossFn = Callable[[Params, Any, Array], tuple[Array, dict[str, Array]]]
+LossFn = Callable[..., tuple[Array, Any]]  # (params, batch, key[, carry])
 
 
 @struct.dataclass
@@ -24,58 +25,62 @@ class TrainState:
     opt_state: Any
     key: Array  # of the next step's randomness
     skipped: Array  # updates left out because they were not finite
+    carry: Carry = None  # what a stateful model hands from batch to batch, leaves [B, ...]
 
 
-TrainStep = Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]
+class Gradients(NamedTuple):
+    """One batch's loss and what came with it."""
+
+    loss: Array
+    metrics: dict[str, Array]
+    carry: Carry
+    params: Params  # dL/dparams
 
 
-def init_state(params: Params, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
+def init_state(
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    key: Array,
+    carry: Carry = None,
+) -> TrainState:
     """State before the first batch."""
     zero = jnp.zeros((), jnp.int32)
-    return TrainState(zero, params, optimizer.init(params), key, zero)
+    return TrainState(zero, params, optimizer.init(params), key, zero, carry)
 
 
-def make_train_step(
-    loss_fn: LossFn, optimizer: optax.GradientTransformation, *, clip_norm: float | None = None
-) -> TrainStep:
-    """A pure `train_step(state, batch) -> (state, metrics)`: jit it, scan it, vmap it over seeds.
+@dataclass(frozen=True)
+class TrainStep:
+    """A pure step, `train_step(state, batch) -> (state, metrics)`; see `make_train_step`."""
 
-    The gradient is clipped by its global norm, g <- g min(1, clip_norm / ||g||), over all
-    parameters; a loss or gradient that is not finite changes neither parameters nor optimiser, and
-    is counted.
+    loss_fn: LossFn
+    optimizer: optax.GradientTransformation
+    clip_norm: float | None = None
+    accumulate: int = 1
+    stateful: bool = False
+    norms_every: int | None = None
 
-    Args:
-      loss_fn: (params, batch, key) -> (scalar, dict of scalars to log).
-      optimizer: any optax transformation.
-      clip_norm: None, or the largest norm let through.
-
-    Returns:
-      A step whose metrics are those of `loss_fn` and "loss", "grad_norm" (before clipping),
-      "clipped" and "skipped" (0 or 1).
-
-    References: Pascanu et al., 2013, algorithm 1.
-    """
-
-    def train_step(state, batch):
+    def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
+        """The state after one more batch, and its metrics."""
         key, step_key = jax.random.split(state.key)
-        (loss, extra), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            state.params, batch, step_key
-        )
+        loss, extra, carry, grads = self.gradients(state, batch, step_key)
         norm = global_norm(grads)
         is_finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         is_clipped = jnp.zeros((), bool)
-        if clip_norm is not None:
-            is_clipped = is_finite & (norm > clip_norm)
+        if self.clip_norm is not None:
+            is_clipped = is_finite & (norm > self.clip_norm)
             # Divided first: clip_norm / norm may be too small for float32 where the result is not.
-            length, size = jnp.where(is_clipped, norm, 1.0), jnp.where(is_clipped, clip_norm, 1.0)
-            grads = jax.tree.map(lambda g: g / length * size, grads)
-        grads = jax.tree.map(lambda g: jnp.where(is_finite, g, 0.0), grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            length = jnp.where(is_clipped, norm, 1.0)
+            size = jnp.where(is_clipped, self.clip_norm, 1.0)
+            clipped = jax.tree.map(lambda g: g / length * size, grads)
+        else:
+            clipped = grads
+        clipped = jax.tree.map(lambda g: jnp.where(is_finite, g, 0.0), clipped)
+        updates, opt_state = self.optimizer.update(clipped, state.opt_state, state.params)
         moved = optax.apply_updates(state.params, updates)
-        params, opt_state = jax.tree.map(
+        params, opt_state, carry = jax.tree.map(
             lambda new, old: jnp.where(is_finite, new, old),
-            (moved, opt_state),
-            (state.params, state.opt_state),
+            (moved, opt_state, carry),
+            (state.params, state.opt_state, state.carry),
         )
         skipped = 1 - is_finite.astype(jnp.int32)
         metrics = {
@@ -85,9 +90,117 @@ def make_train_step(
             "clipped": is_clipped.astype(jnp.int32),
             "skipped": skipped,
         }
-        return TrainState(state.step + 1, params, opt_state, key, state.skipped + skipped), metrics
+        step = state.step + 1
+        if self.norms_every is not None:
+            trees = {"grad": grads, "param": state.params, "update": updates}
+            metrics["norms"] = jax.lax.cond(
+                step % self.norms_every == 0,
+                lambda: group_norms(trees),
+                lambda: jax.tree.map(jnp.zeros_like, jax.eval_shape(group_norms, trees)),
+            )
+        new = TrainState(step, params, opt_state, key, state.skipped + skipped, carry)
+        return new, metrics
 
-    return train_step
+    def gradients(self, state: TrainState, batch: Any, key: Array) -> Gradients:
+        """Loss, metrics, carry and gradient of a batch; `key` is the second half of the state's.
+
+        With `accumulate` = k the batch's rows are taken in k turns, row i in turn i mod k, so that
+        rows shared out over devices stay where they are.
+        """
+
+        def loss_fn(params, batch, key, carry):
+            if not self.stateful:
+                loss, metrics = self.loss_fn(params, batch, key)
+                return loss, (metrics, carry)
+            return self.loss_fn(params, batch, key, carry)
+
+        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+        if self.accumulate == 1:
+            (loss, (metrics, carry)), grads = grad_fn(state.params, batch, key, state.carry)
+            metrics = {name: value for name, value in metrics.items() if name != "weight"}
+            return Gradients(loss, metrics, carry, grads)
+
+        def turns(leaf):
+            if leaf.shape[0] % self.accumulate:
+                raise InputError(
+                    f"a batch of {leaf.shape[0]} rows cannot be taken in {self.accumulate} turns: "
+                    "choose a batch_size that it divides"
+                )
+            split = leaf.reshape(-1, self.accumulate, *leaf.shape[1:])
+            return jnp.moveaxis(split, 1, 0)
+
+        def turn(total, part):
+            rows, carry, turn_key = part
+            (loss, (metrics, carry)), grads = grad_fn(state.params, rows, turn_key, carry)
+            weight = jnp.asarray(metrics.get("weight", 1.0), loss.dtype)
+            metrics = {name: value for name, value in metrics.items() if name != "weight"}
+            parts = jax.tree.map(lambda value: value * weight, (loss, metrics, grads))
+            return jax.tree.map(jnp.add, total, (weight, *parts)), carry
+
+        parts = (
+            jax.tree.map(turns, batch),
+            jax.tree.map(turns, state.carry),
+            jax.random.split(key, self.accumulate),
+        )
+        first = jax.tree.map(lambda leaf: leaf[0], parts[:2])
+        shapes = jax.eval_shape(grad_fn, state.params, first[0], key, first[1])
+        (loss, (metrics, _)), grads = shapes
+        metrics = {name: value for name, value in metrics.items() if name != "weight"}
+        weight = jax.ShapeDtypeStruct((), loss.dtype)
+        total = jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, jnp.result_type(leaf.dtype, float)),
+            (weight, loss, metrics, grads),
+        )
+        with jax.named_scope("turns"):
+            (weight, *sums), carry = jax.lax.scan(turn, total, parts)
+        whole = jnp.where(weight > 0, weight, 1.0)
+        loss, metrics, grads = jax.tree.map(lambda value: value / whole, tuple(sums))
+        carry = jax.tree.map(
+            lambda leaf: jnp.moveaxis(leaf, 0, 1).reshape(-1, *leaf.shape[2:]), carry
+        )
+        return Gradients(loss, metrics, carry, grads)
+
+
+def make_train_step(
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    *,
+    clip_norm: float | None = None,
+    accumulate: int = 1,
+    stateful: bool = False,
+    norms_every: int | None = None,
+) -> TrainStep:
+    """A pure `train_step(state, batch) -> (state, metrics)`: jit it, scan it, vmap it over seeds.
+
+    The gradient is clipped by its global norm, g <- g min(1, clip_norm / ||g||), over all
+    parameters; a loss or gradient that is not finite changes neither parameters nor optimiser nor
+    carry, and is counted.
+
+    Args:
+      loss_fn: (params, batch, key) -> (scalar, dict of scalars to log).
+      optimizer: any optax transformation.
+      clip_norm: None, or the largest norm let through.
+      accumulate: k, in how many turns a batch is taken; the memory is that of one turn. Losses,
+        gradients and metrics of the turns are averaged, weighted by the metric "weight" if
+        `loss_fn` gives one (the number of real entries that its mean is over): then the result is
+        that of the whole batch.
+      stateful: the loss is (params, batch, key, carry) -> (scalar, (dict of scalars, carry)), and
+        `TrainState.carry` goes from batch to batch.
+      norms_every: None, or k: every k-th step measures norms by group.
+
+    Returns:
+      A step whose metrics are those of `loss_fn` and "loss", "grad_norm" (before clipping),
+      "clipped" and "skipped" (0 or 1); with `norms_every` also "norms", {"grad": {group: ...},
+      "param": ..., "update": ...}, see `group_norms`: the gradient before clipping, the parameters
+      before the update; zeros at the steps between.
+
+    References: Pascanu et al., 2013, algorithm 1.
+    """
+    if accumulate < 1:
+        raise ValueError(f"accumulate={accumulate}, expected 1 turn or more")
+    if norms_every is not None and norms_every < 1:
+        raise ValueError(f"norms_every={norms_every}, expected None or 1 step or more")
+    return TrainStep(loss_fn, optimizer, clip_norm, accumulate, stateful, norms_every)
 
 
 def steps(
@@ -118,12 +231,71 @@ def steps(
         yield step, state, metrics
 
 
+def learning_rate_schedule(
+    kind: str, base: float, *, num_steps: int, warmup_steps: int = 0, final: float = 0.0
+) -> optax.Schedule:
+    """Learning rate by step: a linear rise from 0 over `warmup_steps`, then as `kind` says.
+
+    * "constant": base;
+    * "linear": from base down to base * final at `num_steps`;
+    * "cosine": likewise along half a cosine;
+    * "exponential": likewise by the same factor every step (`final` above 0).
+
+    Raises:
+      InputError: an unknown kind, a warm-up as long as the training, or a `final` out of range.
+
+    References: Loshchilov and Hutter, 2017 (cosine).
+    """
+    kinds = ("constant", "linear", "cosine", "exponential")
+    if kind not in kinds:
+        raise InputError(f"unknown schedule {kind!r}; known: {', '.join(kinds)}")
+    if not 0 <= warmup_steps < num_steps:
+        raise InputError(f"warmup_steps must be below {num_steps} steps, got {warmup_steps}")
+    if not 0.0 <= final <= 1.0 or (kind == "exponential" and final == 0.0):
+        raise InputError(f"final must be a share of the learning rate, got {final} ({kind})")
+    rest = num_steps - warmup_steps
+    after = {
+        "constant": lambda: optax.constant_schedule(base),
+        "linear": lambda: optax.linear_schedule(base, base * final, rest),
+        "cosine": lambda: optax.cosine_decay_schedule(base, rest, final),
+        "exponential": lambda: optax.exponential_decay(base, rest, final, end_value=base * final),
+    }[kind]()
+    if not warmup_steps:
+        return after
+    return optax.join_schedules(
+        [optax.linear_schedule(0.0, base, warmup_steps), after], [warmup_steps]
+    )
+
+
 def global_norm(tree: Any) -> Array:
     """Euclidean norm of all leaves together, finite whenever it can be."""
     leaves = jax.tree.leaves(tree)
     peak = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in leaves]))
     safe = jnp.where((peak > 0) & jnp.isfinite(peak), peak, 1.0)
     return safe * jnp.sqrt(sum(jnp.sum(jnp.square(leaf / safe)) for leaf in leaves))
+
+
+def group_norms(trees: dict[str, Any]) -> dict[str, dict[str, Array]]:
+    """Euclidean norms of each tree's groups: the entries at its top, and the layers of a stack.
+
+    {"grad": {"rnn": ...}, ...} for a tree {"rnn": {...}}; the layers of a stack, whose names begin
+    with "layer_", are groups of their own, "rnn.layer_0".
+    """
+
+    def groups(tree, name=""):
+        found = {}
+        for key, part in tree.items() if isinstance(tree, dict) else ():
+            inner = part.get("weights", part) if isinstance(part, dict) else part
+            if isinstance(inner, dict) and any(k.startswith("layer_") for k in inner):
+                found |= {f"{name}{key}.{layer}": leaf for layer, leaf in inner.items()}
+            else:
+                found[f"{name}{key}"] = part
+        return found or {"all": tree}
+
+    return {
+        what: {name: global_norm(part) for name, part in groups(tree).items()}
+        for what, tree in trees.items()
+    }
 
 
 def first_nonfinite(batch: Any) -> str | None:

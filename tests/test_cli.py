@@ -242,7 +242,7 @@ def test_plot_only_refuses_an_unfinished_run(capsys, tmp_path):
     main(Config, run, plot, ["--out", "x"])
     capsys.readouterr()
     (tmp_path / "x" / "summary.json").unlink()
-    message = "error: x is an unfinished run: it has no summary.json; run it again\n"
+    message = "error: x is an unfinished run: it has no summary.json; go on with it\n"
     assert fails(capsys, "--plot-only", "x") == message
 
 

@@ -25,15 +25,20 @@ ALLOWED = {
     "losses": {"types"},
     "train": {"types", "losses"},
     "checkpoint": {"types", "losses", "train"},
+    "devices": {"types"},
+    "recorder": {"types", "train", "checkpoint"},
+    "session": {"types", "train", "checkpoint", "recorder", "devices", "runlog"},
+    "replay": {"checkpoint", "recorder", "runlog", "cli"},
+    "writers": set(),
     "embeddings": {"types", "losses"},
     "data": set(),
     "ngram": set(),
     "metrics": set(),
-    "runlog": set(),
+    "runlog": {"writers"},
     "plots": {"runlog"},
-    "cli": {"runlog", "data"},
+    "cli": {"runlog", "data", "devices"},
 }
-JAX_FREE = {"errors", "data", "ngram", "metrics", "plots", "runlog"}
+JAX_FREE = {"errors", "data", "ngram", "metrics", "plots", "runlog", "writers"}
 JAX_FAMILY = {"jax", "jaxlib", "flax", "optax", "orbax"}
 RECORDS_ONLY = {"types", "cells", "fast", "recurrence", "gradflow", "losses", "train"}
 NNX_IN_FUNCTIONS = "seqlab/cells/convert.py"  # its from_flax is handed a Flax cell

@@ -109,16 +109,21 @@ class GRU:
         masked = {
             name: h if recurrent_mask is None else h * recurrent_mask for name, h in reads.items()
         }
-        r = jax.nn.sigmoid(affine(params["r"], x, masked["r"]))
-        z = jax.nn.sigmoid(affine(params["z"], x, masked["z"]))
-        if self.reset == "before":
-            n = jnp.tanh(affine(params["n"], x, r * masked["n"]))
-        else:
-            weights = params["n"]
-            recurrent = project(masked["n"], weights["W_h"], "h") + spread(weights["b_h"], x)
-            n = jnp.tanh(project(x, weights["W_x"], "x") + spread(weights["b"], x) + r * recurrent)
-        keep = z if self.z_multiplies == "state" else 1.0 - z
-        return keep * reads["state"] + (1.0 - keep) * n
+        with jax.named_scope("r"):
+            r = jax.nn.sigmoid(affine(params["r"], x, masked["r"]))
+        with jax.named_scope("z"):
+            z = jax.nn.sigmoid(affine(params["z"], x, masked["z"]))
+        with jax.named_scope("n"):
+            if self.reset == "before":
+                a = affine(params["n"], x, r * masked["n"])
+            else:
+                weights = params["n"]
+                recurrent = project(masked["n"], weights["W_h"], "h") + spread(weights["b_h"], x)
+                a = project(x, weights["W_x"], "x") + spread(weights["b"], x) + r * recurrent
+            n = jnp.tanh(a)
+        with jax.named_scope("h"):
+            keep = z if self.z_multiplies == "state" else 1.0 - z
+            return keep * reads["state"] + (1.0 - keep) * n
 
     def output(self, h):
         """H itself."""

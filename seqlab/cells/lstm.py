@@ -178,14 +178,18 @@ class LSTM:
         def gate(name, clamp, c):
             if clamp is not None:
                 return jnp.full_like(c, clamp)
-            return jax.nn.sigmoid(preactivation(name, c))
+            with jax.named_scope(name):
+                return jax.nn.sigmoid(preactivation(name, c))
 
         i = gate("i", self.input_gate, reads["i"].c)
         f = 1.0 - i if self.coupled else gate("f", self.forget_gate, reads["f"].c)
-        g = ACTIVATIONS[self.input_activation](preactivation("g"))
-        c = f * reads["cell"].c + i * g
+        with jax.named_scope("g"):
+            g = ACTIVATIONS[self.input_activation](preactivation("g"))
+        with jax.named_scope("c"):
+            c = f * reads["cell"].c + i * g
         o = gate("o", self.output_gate, c)
-        h = o * ACTIVATIONS[self.output_activation](c)
+        with jax.named_scope("h"):
+            h = o * ACTIVATIONS[self.output_activation](c)
         if self.gate_recurrence:
             return GatedCarry(h=h, c=c, i=i, f=f, o=o)
         return LSTMCarry(h=h, c=c)

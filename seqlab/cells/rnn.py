@@ -55,7 +55,8 @@ class RNN:
     def step(self, params, h, x, *, recurrent_mask=None):
         """One step; `recurrent_mask` [..., H] multiplies h on its way into W_h."""
         read = h if recurrent_mask is None else h * recurrent_mask
-        return ACTIVATIONS[self.activation](affine(params, x, read))
+        with jax.named_scope("h"):
+            return ACTIVATIONS[self.activation](affine(params, x, read))
 
     def output(self, h):
         """H itself."""

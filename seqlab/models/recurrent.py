@@ -117,19 +117,22 @@ class _SequenceReader(nnx.Module):
 
     def walk(self, xs, mask, taps, weight_taps, key, **loop):
         if self.has_vocabulary:
-            xs = self.embed(xs)
-        return self.rnn(
-            xs,
-            mask=mask,
-            taps=(taps or {}).get("rnn"),
-            weight_taps=(weight_taps or {}).get("rnn"),
-            key=key,
-            **loop,
-        )
+            with jax.named_scope("embed"):
+                xs = self.embed(xs)
+        with jax.named_scope("rnn"):
+            return self.rnn(
+                xs,
+                mask=mask,
+                taps=(taps or {}).get("rnn"),
+                weight_taps=(weight_taps or {}).get("rnn"),
+                key=key,
+                **loop,
+            )
 
     def answer(self, features, carries):
-        logits = self.head(features)
-        return Output(logits, HEADS[self.head_kind](logits), {"rnn": carries})
+        with jax.named_scope("head"):
+            logits = self.head(features)
+            return Output(logits, HEADS[self.head_kind](logits), {"rnn": carries})
 
 
 class ManyToOne(_SequenceReader):
@@ -240,7 +243,8 @@ class OneToMany(nnx.Module):
         elif previous is not None:
             past = jnp.zeros_like(previous).at[..., 1:, :].set(previous[..., :-1, :])
             xs = jnp.concatenate([xs, past], axis=-1)
-        rnn = unroll(cell, weights, xs, **loop)
+        with jax.named_scope("rnn"):
+            rnn = unroll(cell, weights, xs, **loop)
         logits = self.head(rnn.ys)
         return Output(logits, HEADS[self.head_kind](logits), {"rnn": rnn.carries})
 
