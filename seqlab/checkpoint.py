@@ -203,15 +203,10 @@ class Checkpoints:
                 shutil.rmtree(aside)
             os.replace(self.folder / str(step), aside)
 
-    def best(self, like: Any) -> Restored | None:
-        """The best step, or None where none is good."""
+    def best_good(self) -> int | None:
+        """The best step so far, or None where there is none or it is damaged."""
         self.wait()
-        best = self._best
-        if best is None or self.fault(best):
-            return None
-        found = self.restore(best, like)
-        self._best = best
-        return found
+        return None if self._best is None or self.fault(self._best) else self._best
 
     def restore(self, step: int, like: Any) -> Restored:
         """A step, whose files are to be known as good.
@@ -225,14 +220,15 @@ class Checkpoints:
         """
         folder = self.folder / str(step)
         record = json.loads((folder / RUN).read_bytes())
-        host = _to_host(like)
+        host = jax.tree.map(_host_like, like)
         _check_leaves(record.pop("leaves"), _leaves(host), folder)
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as orbax:
+        with _orbax() as orbax:
             found = orbax.restore(
                 (folder / STATE).absolute(),
                 args=ocp.args.StandardRestore(host),  # type: ignore[call-arg]
             )
-        self._best = record.get("best_step")
+        if self._best is None:
+            self._best = record["best_step"]
         return Restored(step, jax.tree.map(_from_host, found, like), record)
 
     def file_names(self, step: int) -> list[str]:
@@ -252,7 +248,7 @@ class Checkpoints:
         partial = self.folder / f"{step}{PARTIAL}"
         try:
             partial.mkdir(parents=True)
-            with _quiet_orbax(), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as orbax:
+            with _quiet_orbax(), _orbax() as orbax:
                 orbax.save(
                     (partial / STATE).absolute(),
                     args=ocp.args.StandardSave(host),  # type: ignore[call-arg]
@@ -281,6 +277,16 @@ class Checkpoints:
             shutil.rmtree(doomed)
 
 
+def _orbax() -> ocp.Checkpointer:
+    """Orbax within this process: it would wait for the others, which do not write."""
+    index = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process_{index}"
+    )
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
 def _to_host(tree: Any) -> Any:
     """Every leaf as a numpy array of its own; typed random keys as their bits."""
 
@@ -295,6 +301,13 @@ def _to_host(tree: Any) -> Any:
         return np.array(leaf)
 
     return jax.tree.map(leaf_to_host, tree)
+
+
+def _host_like(leaf: Any) -> np.ndarray:
+    """Zeros of the shape and dtype that `_to_host` would give, without fetching anything."""
+    if _is_key(leaf):
+        leaf = jax.eval_shape(jax.random.key_data, leaf)
+    return np.zeros(leaf.shape, leaf.dtype)
 
 
 def _from_host(found: Any, like: Any) -> Any:

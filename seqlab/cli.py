@@ -30,7 +30,17 @@ from rich.console import Console
 
 from seqlab.data.sources import cache_folder
 from seqlab.errors import InputError
-from seqlab.runlog import CONFIG, FIGURES, SUMMARY, RunLog, config_values, read_record, read_run
+from seqlab.runlog import (
+    CHECKPOINTS,
+    CONFIG,
+    FIGURES,
+    SUMMARY,
+    RunLog,
+    config_values,
+    read_record,
+    read_run,
+)
+from seqlab.writers import Kind
 
 C = TypeVar("C")
 
@@ -49,6 +59,8 @@ class Command(Generic[C]):
     """Go on with the unfinished run in --out, from its newest good checkpoint."""
     from_run: Annotated[Path | None, tyro.conf.arg(metavar="RUN_DIR")] = None
     """Start from the config of an earlier run; other flags still count."""
+    track: Kind = "none"
+    """Also show the metrics on a dashboard; its files are in the run directory."""
     plot_only: Annotated[Path | None, tyro.conf.arg(metavar="RUN_DIR")] = None
     """Redraw the figures of a finished run from its files; nothing is computed."""
 
@@ -86,7 +98,7 @@ def main(
     argv = list(sys.argv[1:] if argv is None else argv)
     module = config_class.__module__
     try:
-        command = _parse(config_class, argv, module)
+        command = parse(config_class, argv, module)
         if command.plot_only is not None:
             return _plot_only(command, plot, module, config_class())
         return _run(command, run, plot, module, argv)
@@ -101,14 +113,15 @@ def _run(
     _keep_compiled_programs()
     with _signals_stop(lambda: log):
         try:
-            writes = _join_processes(command.out)
+            resume, writes = _join_processes(command)
             log = RunLog(
                 command.config,
                 experiment=_experiment(module),
                 module=_module_name(module),
                 out=command.out,
-                resume=_unfinished(command) is not None,
+                resume=resume,
                 writes=writes,
+                track=command.track,
                 command=shlex.join([*_program(module), *argv]),
                 source=Path(getattr(sys.modules[module], "__file__", __file__)).resolve(),
             )
@@ -130,21 +143,25 @@ def _run(
                 _exit(f"{word}: the run in {log.path} is finished, its figures are not", code)
             again = shlex.join([*_program(module), "--out", str(log.path)])
             where = f" after step {stop.args[0]}, which is saved" if stop.args else ""
-            _exit(f"{word}{where}: the run in {log.path} is unfinished; go on with: {again}", code)
+            verb = "go on" if (log.path / CHECKPOINTS).is_dir() else "start again"
+            _exit(f"{word}{where}: the run in {log.path} is unfinished; {verb} with: {again}", code)
     if log.writes:
         log.console.print(f"results in {log.path}", soft_wrap=True, markup=False, highlight=False)
     return log.path
 
 
-def _join_processes(out: Path | None) -> bool:
-    """Joins the processes that train together, if there are several; whether this one writes."""
+def _join_processes(command: Command) -> tuple[bool, bool]:
+    """Joins the processes that train together, if there are several.
+
+    Returns:
+      Whether an unfinished run is to be gone on with, as the first process sees it, and whether
+      this process writes.
+    """
     from seqlab import devices
 
-    if not devices.join():
-        return True
-    if out is None:
+    if devices.join() and command.out is None:
         raise InputError("several processes write one run: name its directory with --out")
-    return devices.is_first()
+    return bool(devices.agree(_unfinished(command) is not None)), devices.is_first()
 
 
 def _unfinished(command: Command) -> dict[str, Any] | None:
@@ -199,7 +216,8 @@ def _plot_only(command: Command, plot: Callable | None, module: str, full: Any) 
     return path
 
 
-def _parse(config_class: type[C], argv: list[str], module: str) -> Command[C]:
+def parse(config_class: type[C], argv: list[str], module: str) -> Command[C]:
+    """The command that flags ask for, with its config checked."""
     # tyro would show an InputError of __post_init__ as its own: the checks wait until it is done.
     # tyro finds the comments beside the fields by the place of the class in its file.
     place = ("__module__", "__qualname__", "__doc__", "__firstlineno__")

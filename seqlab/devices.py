@@ -20,6 +20,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from seqlab.errors import InputError
+from seqlab.types import SHARDS
 
 COORDINATOR, COUNT, INDEX = "SEQLAB_COORDINATOR", "SEQLAB_NUM_PROCESSES", "SEQLAB_PROCESS_ID"
 
@@ -34,7 +35,7 @@ def join() -> bool:
     if not address:
         return False
     if jax.distributed.is_initialized():
-        return jax.process_count() > 1
+        return _are_several()
     if address == "auto":
         jax.distributed.initialize()
     else:
@@ -50,46 +51,51 @@ def join() -> bool:
         if not 0 <= values[INDEX] < values[COUNT]:
             raise InputError(f"{INDEX} must be from 0 to {COUNT} - 1, got {values[INDEX]}")
         jax.distributed.initialize(address, values[COUNT], values[INDEX])
-    return jax.process_count() > 1
+    return _are_several()
 
 
 def is_first() -> bool:
     """Whether this is the process that writes."""
-    return jax.process_index() == 0
+    return not _are_several() or jax.process_index() == 0
 
 
 def agree(value: Any) -> Any:
     """The first process's value in every process: a tree of numbers or arrays."""
-    if jax.process_count() == 1:
+    if not _are_several():
         return value
     return multihost_utils.broadcast_one_to_all(value)
 
 
 def any_process(flag: bool) -> bool:
     """Whether the flag is up in any process."""
-    if jax.process_count() == 1:
+    if not _are_several():
         return flag
     return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+
+
+def _are_several() -> bool:
+    """Whether processes train together; a single one starts no device to find that out."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 class Devices:
     """All devices of all processes in one row, for data-parallel training.
 
-    The gradient of a mean over a batch that is spread over devices is the gradient of the same
-    mean: XLA adds up across devices. So the same global batch gives the same curve, but for the
-    order in which numbers are added.
+    Each device walks its own rows; losses and gradients are added up once a step. So the same
+    global batch gives the same curve, but for the order in which numbers are added.
 
     Attributes:
-      count: how many devices there are.
+      mesh: the devices, along the axis SHARDS.
+      count: how many there are.
       copied: the sharding of what every device holds whole.
       rows: the sharding of what is cut along its first axis.
     """
 
     def __init__(self, devices: Sequence[Any] | None = None):
-        mesh = Mesh(np.asarray(jax.devices() if devices is None else devices), ("data",))
-        self.count = mesh.size
-        self.copied = NamedSharding(mesh, PartitionSpec())
-        self.rows = NamedSharding(mesh, PartitionSpec("data"))
+        self.mesh = Mesh(np.asarray(jax.devices() if devices is None else devices), (SHARDS,))
+        self.count = self.mesh.size
+        self.copied = NamedSharding(self.mesh, PartitionSpec())
+        self.rows = NamedSharding(self.mesh, PartitionSpec(SHARDS))
 
     def put_batch(self, batch: Any) -> Any:
         """A batch with its rows shared out; a leaf without axes is copied.

@@ -296,6 +296,35 @@ def error_wall(wall: Mapping[str, Any], borders: Mapping[str, Mapping[str, Any]]
     return figure
 
 
+def training_curves(
+    losses: Mapping[str, tuple[Sequence[int], Sequence[float]]],
+    steps: Sequence[int],
+    norms: Sequence[Mapping[str, Mapping[str, float]]],
+) -> Figure:
+    """Losses over training, and norms of gradient, parameters and updates by group.
+
+    Args:
+      losses: name -> (steps, losses in nats).
+      steps: of the norms.
+      norms: at each, {"grad": {group: norm}, "param": ..., "update": ...}.
+    """
+    titles = {"grad": "gradient", "param": "parameters", "update": "update"}
+    figure, (loss, *panels) = _subplots(1, 4, width=12.5, height=3.2)
+    for colour, (name, (places, values)) in zip(_cycle(losses), losses.items(), strict=False):
+        marker = "o" if len(places) < 30 else None
+        loss.plot(places, values, color=colour, label=name, marker=marker, markersize=3)
+    loss.set(title="loss", xlabel="step", ylabel="nats per token")
+    _legend(loss)
+    for axis, (what, title) in zip(panels, titles.items(), strict=True):
+        groups = norms[0][what] if norms else {}
+        for colour, group in zip(_cycle(groups), groups, strict=False):
+            values = [row[what][group] for row in norms]
+            axis.semilogy(steps, values, color=colour, label=group, linewidth=1.0)
+        axis.set(title=f"norm of the {title}", xlabel="step")
+        _legend(axis)
+    return figure
+
+
 def new_figure(
     columns: int, *, width: float, height: float, rows: int = 1
 ) -> tuple[Figure, Sequence[Axes]]:

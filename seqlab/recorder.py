@@ -360,8 +360,7 @@ def record_nonfinite(
     ids = batch_ids(batch)
     origin = locate_step(train_step, state, batch)
     found = "nothing when replayed operation by operation" if origin is None else str(origin)
-    row = None if origin is None or ids is None else _row_of(origin, len(ids))
-    example = None if row is None else ids[row]
+    example = None if origin is None or ids is None else _example_of(origin, ids)
     report = {
         "step": step,
         "batch_ids": ids,
@@ -402,11 +401,11 @@ def batch_ids(batch: Any) -> list[int] | None:
     return None if ids is None else np.asarray(ids).ravel().tolist()
 
 
-def _row_of(origin: Origin, num_rows: int) -> int | None:
-    """Which row of the batch a number that is not finite belongs to, where that can be told."""
+def _example_of(origin: Origin, ids: list[int]) -> int | None:
+    """The id of the row that a number that is not finite belongs to, where that can be told."""
     of_batch = origin.name.startswith("batch.") or (origin.layer and not origin.is_backward)
-    if of_batch and origin.entry and origin.turn is None and origin.entry[0] < num_rows:
-        return origin.entry[0]
+    if of_batch and origin.entry and origin.turn is None and origin.entry[0] < len(ids):
+        return ids[origin.entry[0]]
     return None
 
 

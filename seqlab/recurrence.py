@@ -1,12 +1,12 @@
 """The one loop over time, and the layers made of it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 
-from seqlab.types import Array, Carry, Cell, Params, RoutedCell
+from seqlab.types import SHARDS, Array, Carry, Cell, Params, RoutedCell
 
 
 class Unrolled(NamedTuple):
@@ -326,7 +326,26 @@ def _dropout_mask(key, rate, shape, dtype):
     """1 / (1 - rate) where kept, 0 where dropped; ones without a key or a rate."""
     if key is None or not rate:
         return jnp.ones(shape, dtype)
-    return jax.random.bernoulli(key, 1.0 - rate, shape).astype(dtype) / (1.0 - rate)
+    kept = draw_rows(lambda shape: jax.random.bernoulli(key, 1.0 - rate, shape), shape)
+    return kept.astype(dtype) / (1.0 - rate)
+
+
+def draw_rows(draw: Callable[[tuple[int, ...]], Array], shape: tuple[int, ...]) -> Array:
+    """`draw(shape)`; where rows are shared out over devices, this device's rows of the whole draw.
+
+    In a training step on several devices every device holds the same random key and its own rows of
+    the batch: drawn by `draw_rows`, a mask is the same as on one device, whatever their number.
+
+    Args:
+      draw: shape -> random array.
+      shape: of this device's share, rows first.
+    """
+    try:
+        count = jax.lax.axis_size(SHARDS)
+    except NameError:  # no such axis: one device has it all
+        return draw(shape)
+    whole = draw((shape[0] * count, *shape[1:]))
+    return jax.lax.dynamic_slice_in_dim(whole, jax.lax.axis_index(SHARDS) * shape[0], shape[0])
 
 
 def _select(flags, yes, no):

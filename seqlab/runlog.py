@@ -24,6 +24,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from seqlab.errors import InputError
+from seqlab.writers import Kind, Writer, open_writer
 
 CONFIG, METRICS, SUMMARY, FIGURES = "config.json", "metrics.jsonl", "summary.json", "figures"
 CHECKPOINTS = "checkpoints"
@@ -70,6 +71,7 @@ class RunLog:
         root: Path | str = "runs",
         resume: bool = False,
         writes: bool = True,
+        track: Kind = "none",
         command: str | None = None,
         source: Path | str = __file__,
         console: Console | None = None,
@@ -85,6 +87,7 @@ class RunLog:
           resume: `out` holds an unfinished run to go on with. What is written before `rewind` has
             been written by that run already, and is compared.
           writes: False where another process writes the same run.
+          track: where the metrics go beside the file, see `seqlab.writers`.
           command: the command line to note; this process's own if None.
           source: a file of the code that runs; its git commit is noted.
           console: where tables go; standard output if None.
@@ -119,11 +122,14 @@ class RunLog:
         self.stop: type[BaseException] | None = None
         self._lines = 0
         self._bars: list[tqdm] = []
+        self._track: Kind = track
+        self._writer: Writer | None = None
         self._replayed: list[bytes] | None = None  # lines of a resumed run, until `rewind`
         if not writes:
             assert out is not None, "a run of several processes needs one directory for all"
             self.path, self._made = Path(out), False
             self.figures = self.path / FIGURES
+            self.resumed = int(resume)
             return
         if resume:
             assert out is not None
@@ -142,6 +148,17 @@ class RunLog:
                 self._metrics = (self.path / METRICS).open("xb", buffering=0)
                 _lock(self._metrics, self.path)
                 _write_whole(self.path / CONFIG, record)
+                self._open_writer()
+
+    def _open_writer(self, kept: int | None = None) -> None:
+        """Opens the dashboard's writer; a resumed run's with the first `kept` bytes of metrics."""
+        if self._track == "none":
+            return
+        rows = None
+        if kept is not None:
+            content = (self.path / METRICS).read_bytes()[:kept]
+            rows = [json.loads(line) for line in content.splitlines()]
+        self._writer = open_writer(self._track, self.path, read_record(self.path), rows)
 
     def _reopen(self, record: dict[str, Any]) -> None:
         """Goes on with an unfinished run; `record` says when, by which command and versions."""
@@ -157,6 +174,7 @@ class RunLog:
             self._replayed = []
         else:
             self._metrics.truncate(0)  # nothing was saved: from the beginning, to the same numbers
+            self._open_writer(kept=0)
 
     def __enter__(self) -> "RunLog":
         return self
@@ -189,6 +207,8 @@ class RunLog:
             self._replayed.append(line)
         elif self.writes:
             self._append(line)
+            if self._writer is not None:
+                self._writer.write(row["step"], row)
 
     def _append(self, line: bytes) -> None:
         with _writing(self.path / METRICS):
@@ -229,6 +249,7 @@ class RunLog:
                 self._metrics.seek(0)
                 for line in written:
                     self._append(line)
+                self._open_writer(kept=sum(map(len, written)))
                 return
             size = self._metrics.seek(0, os.SEEK_END)
             if size < mark["bytes"]:
@@ -245,6 +266,7 @@ class RunLog:
                     )
             self._metrics.truncate(mark["bytes"])
             self._metrics.seek(mark["bytes"])
+            self._open_writer(kept=mark["bytes"])
 
     def _wall_s(self) -> float:
         return round(self._wall_before + time.perf_counter() - self._started, 3)
@@ -284,6 +306,9 @@ class RunLog:
         self._bars.clear()
         if self.writes:
             self._metrics.close()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
 
     def abandon(self) -> bool:
         """Takes back a run that has recorded nothing yet, so that its place is free again.
@@ -504,6 +529,7 @@ def _lock(file: IO[bytes], path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
+        file.close()
         raise InputError(f"{path} is being written by another process") from error
 
 

@@ -193,9 +193,11 @@ class Session:
 
     def best_state(self) -> TrainState:
         """The state of the best validation figure; the newest where nothing was reported."""
-        found = self._checkpoints.best(self.state)
-        if found is None:
+        best = self._checkpoints.best_good() if self.log.writes else None
+        best = int(agree(-1 if best is None else best))
+        if best < 0:
             return self.state
+        found = self._checkpoints.restore(best, self.state)
         return found.state if self.devices is None else self.devices.put_state(found.state)
 
     def figures(self) -> dict[str, Any]:
@@ -214,8 +216,9 @@ class Session:
     def _compile(self, train_step: TrainStep):
         if self.devices is None:
             return jax.jit(train_step)
+        shared = dataclasses.replace(train_step, mesh=self.devices.mesh)
         shardings = self.devices.state_shardings(self.state)
-        return jax.jit(train_step, out_shardings=(shardings, self.devices.copied))
+        return jax.jit(shared, out_shardings=(shardings, self.devices.copied))
 
     def _call(self, compiled, state, batch, bar):
         """One step; the time of a first call with new shapes is compiling, told apart."""

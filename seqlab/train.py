@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
+from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh, PartitionSpec
 
 from seqlab.errors import InputError
-from seqlab.types import Array, Carry, Params
+from seqlab.types import SHARDS, Array, Carry, Params
 
 LossFn = Callable[..., tuple[Array, Any]]  # (params, batch, key[, carry])
 
@@ -58,6 +60,7 @@ class TrainStep:
     accumulate: int = 1
     stateful: bool = False
     norms_every: int | None = None
+    mesh: Mesh | None = None  # set by a `Session` with devices: rows are shared out over its SHARDS
 
     def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
         """The state after one more batch, and its metrics."""
@@ -102,63 +105,80 @@ class TrainStep:
         return new, metrics
 
     def gradients(self, state: TrainState, batch: Any, key: Array) -> Gradients:
-        """Loss, metrics, carry and gradient of a batch; `key` is the second half of the state's.
+        """Loss, metrics, carry and gradient of a batch; `key` is the second half of the state's."""
+        parts = self._sums
+        if self.mesh is not None:
+            rows = PartitionSpec(SHARDS)
+            specs = [
+                jax.tree.map(lambda leaf: rows if jnp.ndim(leaf) else PartitionSpec(), tree)
+                for tree in (batch, state.carry)
+            ]
+            parts = jax.shard_map(
+                self._shared_sums,
+                mesh=self.mesh,
+                in_specs=(PartitionSpec(), *specs, PartitionSpec()),
+                out_specs=(PartitionSpec(), rows),
+                check_vma=False,
+            )
+        (weight, loss, metrics, grads), carry = parts(state.params, batch, state.carry, key)
+        whole = jnp.where(weight > 0, weight, 1.0)
+        loss, metrics, grads = jax.tree.map(lambda value: value / whole, (loss, metrics, grads))
+        return Gradients(loss, metrics, carry, grads)
 
-        With `accumulate` = k the batch's rows are taken in k turns, row i in turn i mod k, so that
-        rows shared out over devices stay where they are.
+    def _shared_sums(self, params, batch, carry, key):
+        """One device's rows, added up over devices: once a step, not once a time step."""
+        sums, carry = self._sums(params, batch, carry, key)
+        # As one vector: the processes of a CPU cluster may add several in different orders.
+        flat, unravel = ravel_pytree(sums)
+        return unravel(jax.lax.psum(flat, SHARDS)), carry
+
+    def _sums(self, params, batch, carry, key):
+        """(weight, loss, metrics, gradients), the last three times the weight, and the carry.
+
+        With `accumulate` = k the rows are taken in k turns, row i in turn i mod k, so that rows
+        shared out over devices stay where they are.
         """
 
-        def loss_fn(params, batch, key, carry):
+        def loss_fn(params, batch, carry, key):
             if not self.stateful:
                 loss, metrics = self.loss_fn(params, batch, key)
                 return loss, (metrics, carry)
             return self.loss_fn(params, batch, key, carry)
 
-        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-        if self.accumulate == 1:
-            (loss, (metrics, carry)), grads = grad_fn(state.params, batch, key, state.carry)
+        def turn(batch, carry, key):
+            (loss, (metrics, carry)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+                params, batch, carry, key
+            )
+            weight = jnp.asarray(metrics.get("weight", 1.0), loss.dtype)
             metrics = {name: value for name, value in metrics.items() if name != "weight"}
-            return Gradients(loss, metrics, carry, grads)
+            weighted = jax.tree.map(lambda value: value * weight, (loss, metrics, grads))
+            return (weight, *weighted), carry
 
-        def turns(leaf):
+        if self.accumulate == 1:
+            return turn(batch, carry, key)
+
+        def split(leaf):
             if leaf.shape[0] % self.accumulate:
                 raise InputError(
                     f"a batch of {leaf.shape[0]} rows cannot be taken in {self.accumulate} turns: "
                     "choose a batch_size that it divides"
                 )
-            split = leaf.reshape(-1, self.accumulate, *leaf.shape[1:])
-            return jnp.moveaxis(split, 1, 0)
+            return jnp.moveaxis(leaf.reshape(-1, self.accumulate, *leaf.shape[1:]), 1, 0)
 
-        def turn(total, part):
-            rows, carry, turn_key = part
-            (loss, (metrics, carry)), grads = grad_fn(state.params, rows, turn_key, carry)
-            weight = jnp.asarray(metrics.get("weight", 1.0), loss.dtype)
-            metrics = {name: value for name, value in metrics.items() if name != "weight"}
-            parts = jax.tree.map(lambda value: value * weight, (loss, metrics, grads))
-            return jax.tree.map(jnp.add, total, (weight, *parts)), carry
+        def add(total, part):
+            sums, carry = turn(*part)
+            return jax.tree.map(jnp.add, total, sums), carry
 
-        parts = (
-            jax.tree.map(turns, batch),
-            jax.tree.map(turns, state.carry),
-            jax.random.split(key, self.accumulate),
+        parts = (*jax.tree.map(split, (batch, carry)), jax.random.split(key, self.accumulate))
+        shapes, _ = jax.eval_shape(
+            lambda parts: turn(*jax.tree.map(lambda leaf: leaf[0], parts)), parts
         )
-        first = jax.tree.map(lambda leaf: leaf[0], parts[:2])
-        shapes = jax.eval_shape(grad_fn, state.params, first[0], key, first[1])
-        (loss, (metrics, _)), grads = shapes
-        metrics = {name: value for name, value in metrics.items() if name != "weight"}
-        weight = jax.ShapeDtypeStruct((), loss.dtype)
-        total = jax.tree.map(
-            lambda leaf: jnp.zeros(leaf.shape, jnp.result_type(leaf.dtype, float)),
-            (weight, loss, metrics, grads),
-        )
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         with jax.named_scope("turns"):
-            (weight, *sums), carry = jax.lax.scan(turn, total, parts)
-        whole = jnp.where(weight > 0, weight, 1.0)
-        loss, metrics, grads = jax.tree.map(lambda value: value / whole, tuple(sums))
-        carry = jax.tree.map(
+            sums, carry = jax.lax.scan(add, zeros, parts)
+        return sums, jax.tree.map(
             lambda leaf: jnp.moveaxis(leaf, 0, 1).reshape(-1, *leaf.shape[2:]), carry
         )
-        return Gradients(loss, metrics, carry, grads)
 
 
 def make_train_step(

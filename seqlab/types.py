@@ -9,6 +9,7 @@ from flax import struct
 Array = jax.Array
 Params = Any  # nested dict of arrays
 Carry = Any  # an array, or a struct of arrays, every leaf [..., H]
+SHARDS = "shards"  # axis of devices over which the rows of a batch are shared out
 
 
 class Cell(Protocol):

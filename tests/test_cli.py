@@ -354,7 +354,9 @@ def test_a_signal_ends_the_run_and_names_its_directory(tmp_path, sent, word, cod
     out, err = process.communicate(timeout=30)
     assert process.returncode == code
     assert out == ""
-    assert err.endswith(f"\n{word}: the run in x is unfinished\n")
+    assert err.endswith(
+        f"\n{word}: the run in x is unfinished; start again with: python -m sleeper --out x\n"
+    )
     assert "Traceback" not in err
     assert json.loads((tmp_path / "x" / "config.json").read_text())["experiment"] == "sleeper"
     with pytest.raises(InputError, match="unfinished"):

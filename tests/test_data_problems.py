@@ -28,8 +28,9 @@ def test_the_held_out_end_is_not_trained_on(tmp_path):
     (tmp_path / "text.txt").write_text(text)
     problem = load_problem("embedded", corpus=tmp_path / "text.txt", seq_len=10)
     train, test = (problem.sample(rng(), 50, is_test) for is_test in (False, True))
-    assert set(np.unique(train.xs)) == {0}
-    assert set(np.unique(test.xs)) == {1}
+    assert set(np.unique(train.xs)) == {4}  # the first id that is not special
+    assert set(np.unique(test.xs)) == {5}
+    assert problem.vocab_size == problem.output_size == 6
     assert problem.name == "text.txt"
 
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 STUDIES = sorted(
     path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
     for path in (ROOT / "experiments").rglob("*.py")
-    if path.stem != "__init__"
+    if path.stem not in ("__init__", "sweep")  # a sweep drives runs and has no numbers of its own
 )
 FIGURES = {
     "experiments.vanishing_gradients": {
@@ -25,6 +25,7 @@ FIGURES = {
         "weight_shares.png",
         "singular_spectra.png",
     },
+    "experiments.rnn_lm": {"training.png"},
     "experiments.exploding_gradients": {"phase_diagram.png", "clipping.png", "error_wall.png"},
 }
 

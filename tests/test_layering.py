@@ -36,7 +36,7 @@ ALLOWED = {
     "metrics": set(),
     "runlog": {"writers"},
     "plots": {"runlog"},
-    "cli": {"runlog", "data", "devices"},
+    "cli": {"runlog", "data", "devices", "writers"},
 }
 JAX_FREE = {"errors", "data", "ngram", "metrics", "plots", "runlog", "writers"}
 JAX_FAMILY = {"jax", "jaxlib", "flax", "optax", "orbax"}

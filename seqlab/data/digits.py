@@ -112,8 +112,12 @@ def read_idx(path: Path, num_axes: int) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=header_size).reshape(shape)
 
 
-def _labelled(images_path: Path, labels_path: Path, order: np.ndarray) -> Labelled:
-    """One part of MNIST, its pixels taken in `order` [784]."""
+def read_images(images_path: Path, labels_path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """One part of MNIST as it is filed: grey levels [N, 28, 28] and labels [N], bytes.
+
+    Raises:
+      InputError: as `read_idx`; images of another size; labels that are no digits, or not as many.
+    """
     images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
     if images.shape[1:] != (28, 28):
         raise InputError(
@@ -126,6 +130,12 @@ def _labelled(images_path: Path, labels_path: Path, order: np.ndarray) -> Labell
     if np.any(labels > 9):
         first = np.argmax(labels > 9)
         raise InputError(f"{labels_path} has {labels[first]} as label {first}, expected 0 .. 9")
+    return images, labels
+
+
+def _labelled(images_path: Path, labels_path: Path, order: np.ndarray) -> Labelled:
+    """One part of MNIST, its pixels taken in `order` [784]."""
+    images, labels = read_images(images_path, labels_path)
     pixels = images.reshape(len(images), -1)[:, order]
     xs = np.divide(pixels, 255, dtype=np.float32)[..., None]
     return Labelled(xs, labels.astype(np.int32))

@@ -8,7 +8,8 @@ import numpy as np
 
 from seqlab.data import digits, synthetic
 from seqlab.data.checks import check_at_least, check_known
-from seqlab.data.text import Characters, load_text, sample_windows, text_digest
+from seqlab.data.text import load_text, sample_windows, text_digest
+from seqlab.data.vocabulary import Characters
 from seqlab.errors import InputError
 
 TEXTS = ("embedded", "tinyshakespeare", "ptb")

@@ -1,9 +1,8 @@
-"""Texts, the characters in them as numbers, and windows to train on."""
+"""Texts, and windows of them to train on."""
 
 import hashlib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from seqlab.data import sources
 from seqlab.data.checks import check_at_least, check_known
 from seqlab.errors import InputError
 
-UNKNOWN = "\N{REPLACEMENT CHARACTER}"  # what an unknown character is decoded to
+PARTS = ("train", "valid", "test")
 
 
 def load_text(dataset: str | None = None, corpus: Path | None = None) -> str:
@@ -39,6 +38,29 @@ def load_text(dataset: str | None = None, corpus: Path | None = None) -> str:
     name = "embedded" if dataset is None else dataset
     check_known(name, texts, "dataset")
     return texts[name]()
+
+
+def text_parts(dataset: str, corpus: Path | None = None) -> dict[str, str]:
+    """A text's parts "train", "valid" and "test", each as `load_text` gives it.
+
+    Penn Treebank has its own three files. Any other text is cut in order at 90 and 95 % of its
+    lines, so that no line is in two parts.
+
+    Raises:
+      InputError: as `load_text`; or a text of fewer than 20 lines.
+    """
+    if dataset == "ptb" and corpus is None:
+        return {part: _read_utf8(sources.fetch("ptb")[f"ptb.{part}.txt"]) for part in PARTS}
+    text = load_text(dataset, None) if corpus is None else load_text(None, corpus)
+    if corpus is not None and dataset != "embedded":
+        raise InputError(f"give either dataset ({dataset}) or corpus ({corpus}), not both")
+    lines = re.findall(r"[^\n]*\n|[^\n]+", text)
+    if len(lines) < 20:
+        raise InputError(f"text of {len(lines)} lines is too short to be cut in three parts")
+    cuts = [0, len(lines) * 90 // 100, len(lines) * 95 // 100, len(lines)]
+    return {
+        part: "".join(lines[a:b]) for part, a, b in zip(PARTS, cuts[:-1], cuts[1:], strict=True)
+    }
 
 
 def embedded_text() -> str:
@@ -69,60 +91,6 @@ def embedded_text() -> str:
 def text_digest(text: str) -> str:
     """The sha256 of a text in UTF-8, hexadecimal: which text a run has used."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-@dataclass(frozen=True)
-class Characters:
-    """Vocabulary of single characters: code points, not what a reader may see as one letter.
-
-    Character `symbols[i]` has the id i. One more id, `unknown`, stands for every character outside
-    the vocabulary, as `<unk>` does for words; it is the last, so that the ids of a text's own
-    characters are those of the usual sorted list. It is decoded to U+FFFD.
-
-    Attributes:
-      symbols: the distinct characters in code point order.
-    """
-
-    symbols: str
-
-    def __post_init__(self):
-        """Holds `symbols` to what it is documented to be."""
-        if list(self.symbols) != sorted(set(self.symbols)):
-            raise ValueError(f"symbols must be sorted and distinct, got {self.symbols[:40]!r}")
-
-    @classmethod
-    def of(cls, text: str) -> "Characters":
-        """The vocabulary of all characters in a text."""
-        return cls("".join(sorted(set(text))))
-
-    def __len__(self) -> int:
-        """V, the number of ids, `unknown` included."""
-        return len(self.symbols) + 1
-
-    @property
-    def unknown(self) -> int:
-        """The id of every character outside the vocabulary."""
-        return len(self.symbols)
-
-    def encode(self, text: str) -> np.ndarray:
-        """Ids of a text, int32 [number of characters]."""
-        codes = _code_points(text)
-        known = _code_points(self.symbols)
-        ids = np.searchsorted(known, codes)
-        is_known = np.isin(codes, known)
-        return np.where(is_known, ids, self.unknown).astype(np.int32)
-
-    def decode(self, ids: np.ndarray) -> str:
-        """Text of ids, an integer array [N]; the inverse of `encode` over known characters.
-
-        Raises:
-          ValueError: an id outside 0 .. len(self) - 1.
-        """
-        ids = np.asarray(ids, dtype=np.int64)
-        if ids.size and not 0 <= ids.min() <= ids.max() < len(self):
-            raise ValueError(f"ids must be in 0 .. {len(self) - 1}, got {ids.min()} .. {ids.max()}")
-        codes = _code_points(self.symbols + UNKNOWN)[ids]
-        return codes.tobytes().decode("utf-32-le", "surrogatepass")
 
 
 def sample_windows(
@@ -168,8 +136,3 @@ def _read_utf8(path: Path) -> str:
     if not text.strip():
         raise InputError(f"{path} is empty")
     return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _code_points(text: str) -> np.ndarray:
-    """Code point of every character, uint32 [N]."""
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")

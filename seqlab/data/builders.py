@@ -1,0 +1,683 @@
+"""Data sets as TFDS builders: prepared once, then read at random, without TensorFlow.
+
+`load("ptb", "train[:80%]")` is all that a study needs. It prepares the set first where that has
+not been done: the files that `sources.fetch` has verified are written as records to
+`<folder>/<set>/<version>/`, with a manifest of every file's size, time and sha256, and the folder
+takes its place in one step when it is whole. A preparation that was killed half way is never seen;
+two processes that prepare the same set do it one after the other.
+
+What is checked, and when:
+
+| | the prepared files | the source files |
+|---|---|---|
+| `load` | sizes; the sha256 of a file whose time of change is not the noted one | not read |
+| `prepare` | the sha256 of all | read only if the set has to be prepared |
+| `verify` | the sha256 of all | the sha256 of all that are at hand |
+
+`load` and `prepare` prepare a damaged set again, with a warning; `verify` names the files.
+
+TFDS 4.9.10 is kept from three things. Its parquet writer drops most examples after the first 100,
+and its parquet reader takes "train[:80%]" for "train": records are written and slices are taken
+here. Its default format needs TensorFlow: the format is always given.
+"""
+
+import bisect
+import contextlib
+import hashlib
+import itertools
+import json
+import logging
+import operator
+import os
+import random
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tqdm import tqdm
+
+from seqlab.data import digits, sources
+from seqlab.data.checks import check_known
+from seqlab.errors import InputError
+
+ARRAY_RECORD, PARQUET = FORMATS = ("array_record", "parquet")
+MANIFEST = "manifest.json"
+ROWS_AT_ONCE = 1000  # of what is written to parquet, or read by iteration
+
+Example = dict[str, Any]
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+    """What every data set shares; a new one says its `features` and its `splits`.
+
+    The first line of a builder's docstring says what the set is. Raise `VERSION` with every change
+    to a builder: what was prepared by an earlier version is then not read any more.
+
+    Attributes:
+      name: of the set, and its key in `sources.SOURCES`.
+      LICENCE: of the data, in a few words.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    LICENCE = "not stated"
+
+    def __init_subclass__(cls, **kwargs):
+        # Names are kept in `BUILDERS`: TFDS's own list has an "mnist" and refuses a second.
+        super().__init_subclass__(skip_registration=True, **kwargs)
+
+    def features(self) -> dict[str, Any]:
+        """What an example holds: name -> feature of `tfds.features`."""
+        raise NotImplementedError
+
+    def splits(self, files: dict[str, Path]) -> dict[str, Iterable[Example]]:
+        """The examples of every split, in the order in which they are to be read.
+
+        Args:
+          files: what `sources.fetch` returned, verified.
+        """
+        raise NotImplementedError
+
+    def _info(self):
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=about(type(self)),
+            features=tfds.features.FeaturesDict(self.features()),
+            license=self.LICENCE,
+            disable_shuffling=True,  # order may be meaning; shuffling is the pipeline's
+        )
+
+    def _split_generators(self, dl_manager):
+        del dl_manager  # files come from `sources` alone
+        parts = self.splits(sources.fetch(self.name))
+        return {split: self._generate_examples(split, part) for split, part in parts.items()}
+
+    def _generate_examples(self, split, examples):
+        key = -1
+        for key, example in enumerate(tqdm(examples, f"{self.name} {split}", disable=None)):
+            yield key, example
+        if key < 0:
+            raise InputError(f"{self.name}: split {split} has no example")
+
+    def _example_writer(self):
+        file_format = self.info.file_format
+        assert file_format is not None
+        is_parquet = file_format == tfds.core.FileFormat.PARQUET
+        return (_ParquetWriter if is_parquet else tfds.core.ExampleWriter)(file_format)
+
+    def _log_download_bytes(self):
+        """Nothing: TFDS would print."""
+
+    def _log_download_done(self):
+        """Nothing: TFDS would print."""
+
+
+class _ParquetWriter(tfds.core.ExampleWriter):
+    """Writes every example; TFDS 4.9.10's own skips ever larger parts of what it iterates over."""
+
+    def write(self, path, examples):
+        import pyarrow
+        import pyarrow.parquet
+
+        schema = pyarrow.schema([("data", pyarrow.binary())])
+        records = (record for _, record in examples)
+        with pyarrow.parquet.ParquetWriter(os.fspath(path), schema) as writer:
+            while rows := list(itertools.islice(records, ROWS_AT_ONCE)):
+                writer.write_batch(pyarrow.record_batch([pyarrow.array(rows)], schema=schema))
+
+
+BUILDERS: dict[str, type[Builder]] = {}
+
+
+def register(builder: type[Builder]) -> type[Builder]:
+    """Makes a builder known by its name, as a decorator; a later one of that name replaces it.
+
+    Raises:
+      ValueError: `sources.SOURCES` has no entry of that name.
+    """
+    if builder.name not in sources.SOURCES:
+        raise ValueError(
+            f"data set {builder.name!r}: give its files first, in sources.SOURCES[{builder.name!r}]"
+        )
+    BUILDERS[builder.name] = builder
+    return builder
+
+
+@register
+class Ptb(Builder):
+    """Penn Treebank as preprocessed by T. Mikolov, one sentence an example.
+
+    A text is a line with its line end, so that the texts of a split, joined, are the file.
+    """
+
+    name = "ptb"
+    LICENCE = "LDC99T42, no open licence: never redistributed"
+
+    def features(self):
+        return {"text": tfds.features.Text()}
+
+    def splits(self, files):
+        names = {"train": "train", "validation": "valid", "test": "test"}
+        return {
+            split: ({"text": line} for line in read_lines(files[f"ptb.{name}.txt"]))
+            for split, name in names.items()
+        }
+
+
+@register
+class TinyShakespeare(Builder):
+    """Works of Shakespeare in one file of 1.1 million characters, one line an example.
+
+    A text is a line with its line end, so that all texts, joined, are the file. There is no
+    canonical split. This one is nanoGPT's: train is the first 90 % of the characters, and
+    validation the rest; the border lies within a line, which is cut in two.
+    """
+
+    name = "tinyshakespeare"
+    LICENCE = "public domain"
+
+    def features(self):
+        return {"text": tfds.features.Text()}
+
+    def splits(self, files):
+        text = "".join(read_lines(files["input.txt"]))
+        border = len(text) * 9 // 10
+        return {
+            split: ({"text": line} for line in part.splitlines(keepends=True))
+            for split, part in (("train", text[:border]), ("validation", text[border:]))
+        }
+
+
+@register
+class Mnist(Builder):
+    """MNIST, 28x28 images of handwritten digits; the official test set.
+
+    A mirror may hold the training images in another than the official order (`sources.SOURCES`);
+    the manifest names the files that were read.
+    """
+
+    name = "mnist"
+    LICENCE = "CC BY-SA 3.0"
+
+    def features(self):
+        return {
+            "image": tfds.features.Tensor(
+                shape=(28, 28), dtype=np.uint8, encoding=tfds.features.Encoding.BYTES
+            ),
+            "label": tfds.features.ClassLabel(num_classes=10),
+        }
+
+    def splits(self, files):
+        def examples(part):
+            images, labels = digits.read_images(
+                files[f"{part}-images-idx3-ubyte.gz"], files[f"{part}-labels-idx1-ubyte.gz"]
+            )
+            for image, label in zip(images, labels, strict=True):
+                yield {"image": image, "label": int(label)}
+
+        return {"train": examples("train"), "test": examples("t10k")}
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    r"""Lines of a UTF-8 file with their line ends, cut at "\n" alone: joined they are the file.
+
+    Raises:
+      InputError: naming the file, if it is not UTF-8.
+    """
+    with path.open(encoding="utf-8", newline="\n") as file:
+        try:
+            yield from file
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path} is not UTF-8: {error.reason}") from error
+
+
+class Source(Sequence[Example]):
+    """Examples of a prepared set by their number, in the order of its files.
+
+    Texts are `str`, numbers numpy scalars or arrays, a sequence of texts a list. Any process can
+    read its own copy: what is pickled is the place, not the data.
+
+    Attributes:
+      path: the prepared folder.
+      split: a split, a slice of one, or a sum of such, in the notation of TFDS: "train",
+        "train[:80%]", "test[100:200]", "train+test", "all".
+    """
+
+    def __init__(self, path: Path, split: str):
+        """Opens the files; nothing is verified here.
+
+        Raises:
+          InputError: the split is unknown or empty, or the files cannot be read.
+        """
+        self.path, self.split = Path(path), str(split)
+        self._open()
+
+    def _open(self):
+        builder: Any = tfds.builder_from_directory(self.path)
+        splits, self._features = builder.info.splits, builder.info.features
+        try:
+            pieces = tfds.core.ReadInstruction.from_spec(self.split).to_absolute(splits)
+        except (ValueError, NotImplementedError) as error:
+            raise InputError(
+                f"{builder.name}: split {self.split!r} cannot be taken; it has "
+                f"{_counts(self.path)}; a slice is written as in 'train[:80%]'"
+            ) from error
+        names = {str(piece.splitname) for piece in pieces}
+        written = builder.info.file_format.value
+        if written == ARRAY_RECORD and not _has_array_record():
+            raise InputError(
+                f"{self.path} is {written}, which cannot be imported here: prepare {builder.name} "
+                "in another folder, which then takes parquet"
+            )
+        records = {name: builder.as_data_source(name) for name in names}
+        for name in names:
+            if len(records[name]) != splits[name].num_examples:
+                raise InputError(
+                    f"{self.path} is damaged: split {name} has {len(records[name])} examples, "
+                    f"expected {splits[name].num_examples}; {_remedy(builder.name)}"
+                )
+        self._name = builder.name
+        self._pieces = [
+            (
+                records[str(piece.splitname)],
+                range(splits[str(piece.splitname)].num_examples)[piece.from_ : piece.to],
+            )
+            for piece in pieces
+        ]
+        self._ends = list(itertools.accumulate(len(rows) for _, rows in self._pieces))
+        if not len(self):
+            raise InputError(f"{self._name}: split {self.split!r} holds no example")
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index):
+        piece, row = self._row(index)
+        with self._naming_damage():
+            value = self._pieces[piece][0][row]
+        return _decoded(self._features, value)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Example]:
+        """Examples of several numbers at once, which is faster than one by one."""
+        wanted: dict[int, list[tuple[int, int]]] = {}
+        for place, index in enumerate(indices):
+            piece, row = self._row(index)
+            wanted.setdefault(piece, []).append((place, row))
+        examples: list[Example] = [{}] * len(indices)
+        for piece, found in wanted.items():
+            places, rows = zip(*found, strict=True)
+            with self._naming_damage():
+                values = self._pieces[piece][0].__getitems__(rows)
+            for place, value in zip(places, values, strict=True):
+                examples[place] = _decoded(self._features, value)
+        return examples
+
+    def _row(self, index: int) -> tuple[int, int]:
+        """Which piece an example is in, and its row in the split that the piece is of."""
+        number = range(len(self))[operator.index(index)]  # IndexError where there is none
+        piece = bisect.bisect_right(self._ends, number)
+        return piece, self._pieces[piece][1][number - self._ends[piece]]
+
+    @contextlib.contextmanager
+    def _naming_damage(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:  # array_record's, by the checksum of a record
+            raise InputError(
+                f"{self.path} is damaged: {' '.join(str(error).split())}; {_remedy(self._name)}"
+            ) from error
+
+    def __iter__(self):
+        for start in range(0, len(self), ROWS_AT_ONCE):
+            yield from self.__getitems__(range(len(self))[start : start + ROWS_AT_ONCE])
+
+    def __getstate__(self):
+        return {"path": self.path, "split": self.split}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self._open()
+
+    def __repr__(self) -> str:
+        return f"Source({str(self.path)!r}, {self.split!r})"
+
+
+def load(
+    name: str, split: str, folder: Path | str | None = None, file_format: str | None = None
+) -> Source:
+    """Examples of a data set, prepared first if need be; the module's table says what is checked.
+
+    Args:
+      name: a key of `BUILDERS`.
+      split: as in `Source`: "train", "train[:80%]", "train+test" ...
+      folder: of all prepared sets; `sources.cache_folder() / "prepared"` if None.
+      file_format: as in `prepare`.
+
+    Raises:
+      InputError: as `prepare` and `Source`.
+    """
+    return Source(_prepared(name, folder, file_format, in_full=False), split)
+
+
+def prepare(name: str, folder: Path | str | None = None, file_format: str | None = None) -> Path:
+    """The folder of a prepared data set; it is prepared where it is not there, whole and intact.
+
+    Args:
+      name: a key of `BUILDERS`.
+      folder: of all prepared sets; `sources.cache_folder() / "prepared"` if None.
+      file_format: "array_record" or "parquet"; a set that is there in the other one is prepared
+        anew. None takes it as it is, and a new one as array_record wherever that can be imported.
+
+    Raises:
+      InputError: an unknown name or format; what `sources.fetch` raises; a folder that cannot be
+        written.
+    """
+    return _prepared(name, folder, file_format, in_full=True)
+
+
+def verify(name: str, folder: Path | str | None = None) -> list[str]:
+    """One line for each file that is damaged, by its sha256; none if all are intact.
+
+    Source files that are not at hand are left out: nothing is fetched.
+
+    Raises:
+      InputError: an unknown name, or a set that is not prepared.
+    """
+    check_known(name, BUILDERS, "data set")
+    path = _place(name, folder)
+    if not path.exists():
+        raise InputError(
+            f"{name} is not prepared in {path.parent.parent}; python -m seqlab.data prepare {name}"
+        )
+    damaged = [
+        f"{file} is damaged: its sha256 is not {expected.sha256[:12]}"
+        for file, expected in _sources_at_hand(name)
+        if _sha256(file) != expected.sha256
+    ]
+    return damaged + _faults(name, path, in_full=True)
+
+
+class Description(NamedTuple):
+    """What is known of a data set without reading it.
+
+    Attributes:
+      about: what it is, in a line.
+      licence: of the data.
+      origin: where its source files are, or would come from.
+      state: "prepared", "not prepared", or "damaged" by the sizes of its files.
+      sizes: examples of each split, once prepared.
+    """
+
+    about: str
+    licence: str
+    origin: str
+    state: str
+    sizes: dict[str, int]
+
+
+def describe(name: str, folder: Path | str | None = None) -> Description:
+    """What is known of a data set from the sizes of its files; nothing is fetched.
+
+    Raises:
+      InputError: an unknown name.
+    """
+    check_known(name, BUILDERS, "data set")
+    path = _place(name, folder)
+    sizes, state = {}, "not prepared"
+    if path.exists():
+        state = "damaged" if _faults(name, path, in_full=False) else "prepared"
+        if state == "prepared":
+            sizes = _read_manifest(path)["splits"]
+    return Description(about(BUILDERS[name]), BUILDERS[name].LICENCE, _origin(name), state, sizes)
+
+
+def about(builder: type[Builder]) -> str:
+    """The first line of a builder's docstring."""
+    return next(iter((builder.__doc__ or "").strip().splitlines()), "")
+
+
+def _place(name: str, folder: Path | str | None) -> Path:
+    root = sources.cache_folder() / "prepared" if folder is None else Path(folder).expanduser()
+    return root / name / str(BUILDERS[name].VERSION)
+
+
+def _prepared(name: str, folder: Path | str | None, file_format: str | None, in_full: bool) -> Path:
+    """The folder of a set, after it was prepared if `_stale` finds a reason."""
+    check_known(name, BUILDERS, "data set")
+    if file_format is not None:
+        check_known(file_format, FORMATS, "file format")
+    path = _place(name, folder)
+    try:
+        if not _stale(name, path, file_format, in_full):
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _one_at_a_time(path.parent) as is_alone:
+            if is_alone:
+                for left_by_a_killed_process in path.parent.glob(".*.part"):
+                    shutil.rmtree(left_by_a_killed_process, ignore_errors=True)
+            reason = _stale(name, path, file_format, in_full)
+            if reason:  # no other process did it meanwhile
+                if path.exists():
+                    message = "%s; %s is prepared again"
+                    logging.getLogger(__name__).warning(message, reason, name)
+                _build(name, path, file_format or _format_to_write(path))
+    except OSError as error:
+        raise InputError(
+            f"cannot prepare {name} in {path}: {error}; name a folder that can be written, or set "
+            f"{sources.CACHE_VARIABLE} to one"
+        ) from error
+    return path
+
+
+def _stale(name: str, path: Path, file_format: str | None, in_full: bool) -> str:
+    """Why a set has to be prepared; empty if it has not."""
+    if not path.exists():
+        return f"{path} does not exist"
+    faults = _faults(name, path, in_full)
+    if faults:
+        return faults[0] + (f" (and {len(faults) - 1} more)" if len(faults) > 1 else "")
+    if file_format not in (None, _read_manifest(path)["format"]):
+        return f"{path} is not {file_format}"
+    return ""
+
+
+def _build(name: str, path: Path, file_format: str) -> None:
+    """Prepares a set beside its place, then moves it there in one step."""
+    files = sources.fetch(name)
+    partial = path.with_name(f".{uuid.uuid4().hex}.part")
+    replaced = path.with_name(f".{uuid.uuid4().hex}.part")
+    builder = BUILDERS[name](data_dir=partial, file_format=file_format)
+    try:
+        with _without_traces():
+            builder.download_and_prepare(download_dir=partial)
+        written = Path(builder.data_dir)
+        counts = {split: info.num_examples for split, info in builder.info.splits.items()}
+        _write_manifest(written, file_format, counts, files)
+        for split in counts:
+            Source(written, split)[-1]  # nothing was lost on the way
+        if path.exists():
+            path.rename(replaced)
+        written.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _without_traces() -> Iterator[None]:
+    """Keeps TFDS from drawing its own bars, and from drawing on Python's random numbers."""
+    state = random.getstate()
+    tfds.disable_progress_bar()
+    try:
+        yield
+    finally:
+        tfds.enable_progress_bar()
+        random.setstate(state)
+
+
+@contextlib.contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[bool]:
+    """Waits until no other process prepares a set; a killed process's lock goes with it.
+
+    Yields:
+      bool: False where there are no locks (Windows, some network drives).
+    """
+    with (folder / ".lock").open("ab") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+            is_alone = True
+        except (ImportError, OSError):
+            is_alone = False
+        yield is_alone
+
+
+def _format_to_write(path: Path) -> str:
+    """The format where the caller chose none: parquet where it was, or has to be."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        if _read_manifest(path)["format"] == PARQUET:
+            return PARQUET
+    return ARRAY_RECORD if _has_array_record() else PARQUET
+
+
+def _has_array_record() -> bool:
+    try:
+        import array_record.python.array_record_module  # noqa: F401
+    except ImportError:  # it is not built for every platform
+        return False
+    return True
+
+
+def _write_manifest(
+    path: Path, file_format: str, counts: dict[str, int], files: dict[str, Path]
+) -> None:
+    """Notes what was prepared, from what; the last file to be written."""
+    manifest = {
+        "format": file_format,
+        "splits": counts,
+        "sources": {
+            key: {"file": file.name, "sha256": _sha256(file)} for key, file in files.items()
+        },
+        "files": {
+            file.name: {
+                "size": file.stat().st_size,
+                "mtime_ns": file.stat().st_mtime_ns,
+                "sha256": _sha256(file),
+            }
+            for file in sorted(path.iterdir())
+        },
+    }
+    (path / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    return json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+
+
+def _faults(name: str, path: Path, in_full: bool) -> list[str]:
+    """One line for each prepared file that is not as the manifest says.
+
+    Args:
+      name: of the set.
+      path: its prepared folder.
+      in_full: whether the sha256 is taken even of files with the noted size and time of change.
+    """
+    manifest_path = path / MANIFEST
+    try:
+        manifest = _read_manifest(path)
+        files, read = manifest["files"].items(), manifest["sources"]
+        pinned = {
+            file.name: {each.sha256 for each in (file, file.stand_in) if each}
+            for file in sources.SOURCES[name]
+        }
+        if manifest["format"] not in FORMATS or not manifest["splits"]:
+            return [f"{manifest_path} is damaged"]
+        if read.keys() != pinned.keys() or any(read[k]["sha256"] not in pinned[k] for k in read):
+            return [f"{manifest_path} names other source files than those of {name}"]
+        faults = (_fault(path / file, noted, in_full) for file, noted in files)
+        return [fault for fault in faults if fault]
+    except FileNotFoundError:
+        return [f"{manifest_path} does not exist"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return [f"{manifest_path} is damaged"]
+
+
+def _fault(file: Path, noted: dict[str, Any], in_full: bool) -> str:
+    """How a prepared file differs from what was noted; empty if it does not."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return f"{file} does not exist"
+    if found.st_size != noted["size"]:
+        return f"{file} is damaged: it has {found.st_size} bytes, expected {noted['size']}"
+    if in_full or found.st_mtime_ns != noted["mtime_ns"]:
+        if _sha256(file) != noted["sha256"]:
+            return f"{file} is damaged: its sha256 is not {noted['sha256'][:12]}"
+    return ""
+
+
+def _sources_at_hand(name: str) -> Iterator[tuple[Path, sources.File | sources.StandIn]]:
+    """The source files of a set that are there, in the mirror or else in the cache."""
+    mirror = os.environ.get(sources.MIRROR_VARIABLE)
+    folder = (Path(mirror).expanduser() if mirror else sources.cache_folder()) / name
+    for file in sources.SOURCES[name]:
+        for expected in (file, file.stand_in if mirror else None):
+            if expected and (folder / expected.name).is_file():
+                yield folder / expected.name, expected
+
+
+def _origin(name: str) -> str:
+    """Where the source files of a set are, or would come from."""
+    files = sources.SOURCES[name]
+    if not files:
+        return "generated"
+    sizes = {path.name: path.stat().st_size for path, _ in _sources_at_hand(name)}
+    is_there = all(
+        any(each and sizes.get(each.name) == each.size for each in (file, file.stand_in))
+        for file in files
+    )
+    if os.environ.get(sources.MIRROR_VARIABLE):
+        return "mirror" if is_there else f"not in the mirror ({sources.MIRROR_VARIABLE})"
+    return "cache" if is_there else f"download, {sum(file.size for file in files) / 1e6:.1f} MB"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _decoded(feature: Any, value: Any) -> Any:
+    """A value as TFDS reads it, with texts as `str` and numbers in the feature's own dtype."""
+    kinds = tfds.features
+    if isinstance(feature, kinds.FeaturesDict):
+        return {key: _decoded(feature[key], each) for key, each in value.items()}
+    if isinstance(feature, kinds.Text):
+        return value.decode("utf-8")
+    if isinstance(feature, kinds.Sequence):
+        inner = feature.feature
+        if isinstance(inner, kinds.FeaturesDict):
+            return {key: _decoded(kinds.Sequence(inner[key]), each) for key, each in value.items()}
+        items = [_decoded(inner, each) for each in value]
+        if isinstance(inner, kinds.Tensor) and inner.shape == () and not _dtype(inner).hasobject:
+            return np.asarray(items, _dtype(inner))
+        return items
+    if isinstance(feature, kinds.Tensor) and not isinstance(value, np.ndarray | bytes):
+        return _dtype(feature).type(value)
+    return value
+
+
+def _dtype(feature: Any) -> np.dtype:
+    return np.dtype(feature.np_dtype)
+
+
+def _counts(path: Path) -> str:
+    counts = _read_manifest(path)["splits"]
+    return ", ".join(f"{split} ({count} examples)" for split, count in counts.items())
+
+
+def _remedy(name: str) -> str:
+    return f"python -m seqlab.data prepare {name} puts it right"
