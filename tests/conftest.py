@@ -1,6 +1,7 @@
 """How every test runs: on the CPU, with JAX's own checks on, in float32 unless it asks for x64."""
 
 import os
+import sys
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # read when jax is imported
 os.environ["MPLBACKEND"] = "agg"  # read when matplotlib is imported
@@ -8,6 +9,26 @@ os.environ["MPLBACKEND"] = "agg"  # read when matplotlib is imported
 import jax
 import pytest
 from hypothesis import HealthCheck, settings
+
+
+class Without:
+    """A finder of modules to which some do not exist, as where they are not installed."""
+
+    def __init__(self, finder, *names):
+        self.finder, self.names = finder, names
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in self.names:
+            return None
+        return self.finder.find_spec(name, path, target)
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+
+# Installed or not, there is no TensorFlow here: the data sets need none. (TFDS would take
+# `sys.modules["tensorflow"] = None` for a sign that it is loaded.)
+sys.meta_path[:] = [Without(finder, "tensorflow") for finder in sys.meta_path]
 
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -63,24 +63,8 @@ LINES = [f"{number} é\r\n" for number in range(NUM_TEST)]
 LINES += [f"line {number} \x0b\x85 {'x' * (number % 7)}\n" for number in range(NUM_TRAIN)]
 
 
-class Without:
-    """A finder of modules to which some do not exist, as where they are not installed."""
-
-    def __init__(self, finder, *names):
-        self.finder, self.names = finder, names
-
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in self.names:
-            return None
-        return self.finder.find_spec(name, path, target)
-
-
 @pytest.fixture(autouse=True)
 def no_network_and_no_tensorflow(monkeypatch):
-    # `sys.modules["tensorflow"] = None` would make TFDS believe that it is loaded.
-    finders = [Without(finder, "tensorflow") for finder in sys.meta_path]
-    monkeypatch.setattr(sys, "meta_path", finders)
-
     def refuse(*args):
         raise AssertionError(f"network: {args}")
 
