@@ -120,6 +120,7 @@ def run(config: Config, log: RunLog) -> None:
     train_step, state = build(config, files, num_steps)
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     log.note(f"{len(ids['train'])} tokens, V = {len(vocabulary)}, {num_parameters} parameters")
+    rate = learning_rate(config, num_steps)
     score = scorer(config, len(vocabulary))
 
     def nats_per_token(params, part):
@@ -141,7 +142,7 @@ def run(config: Config, log: RunLog) -> None:
     ):
         for step, state, metrics in session.steps(train_step):
             if step % config.log_every == 0:
-                log.write(step=step, split="train", **metrics)
+                log.write(step=step, split="train", learning_rate=rate(step - 1), **metrics)
             if step % per_epoch == 0:
                 nats = nats_per_token(state.params, "valid")
                 log.write(step=step, split="valid", loss=nats, epoch=step // per_epoch)
@@ -199,14 +200,8 @@ def build(config, files, num_steps=1_000_000_000):
     """The training step and the state before the first; `seqlab.replay` needs no `num_steps`."""
     vocab_size = len(vocabulary_from_json(files["vocabulary"]))
     model = make_model(config, vocab_size)
-    rate = learning_rate_schedule(
-        config.schedule,
-        config.learning_rate,
-        num_steps=num_steps,
-        warmup_steps=config.warmup_steps,
-        final=0.01,
-    )
-    optimizer = {"adam": optax.adam, "sgd": optax.sgd}[config.optimizer](rate)
+    kinds = {"adam": optax.adam, "sgd": optax.sgd}
+    optimizer = kinds[config.optimizer](learning_rate(config, num_steps))
 
     def loss_fn(params, batch, key, carry):
         nats, carry = walk(model, params, batch, carry, key)
@@ -225,6 +220,17 @@ def build(config, files, num_steps=1_000_000_000):
     params = model.init(key_params)
     carry = first_carry(model, params, config.batch_size)
     return train_step, init_state(params, optimizer, key_steps, carry)
+
+
+def learning_rate(config, num_steps):
+    """Learning rate by step, down to a hundredth at the end."""
+    return learning_rate_schedule(
+        config.schedule,
+        config.learning_rate,
+        num_steps=num_steps,
+        warmup_steps=config.warmup_steps,
+        final=0.01,
+    )
 
 
 def first_carry(model, params, batch_size):

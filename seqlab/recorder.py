@@ -71,12 +71,14 @@ class Origin:
         where = [f"layer {self.layer}"] if self.layer else []
         where += [f"time step {self.time_step}"] if self.time_step is not None else []
         where += [f"at {self.part}"] if self.part else []
-        if not where:
-            where = [".".join(self.place)] if self.place else []
-        where += [f"in the backward pass ({self.operation})" if self.is_backward else
-                  f"({self.operation})"]  # fmt: skip
-        where += [self.source] if self.source else []
-        return f"{self.value} first in " + ", ".join(where)
+        where = where or ([".".join(self.place)] if self.place else [])
+        where += ["in the backward pass"] if self.is_backward else []
+        how = f"{self.operation}, {self.source}" if self.source else self.operation
+        return (
+            f"{self.value} first in {', '.join(where)} ({how})"
+            if where
+            else (f"{self.value} first in {how}")
+        )
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,9 @@ class Session:
         self.log.waits = True
         started = time.perf_counter() - self._train_s
         while self.step < self.num_steps and not self.stopping.is_over:
-            batch = next(self.feed)
+            batch = next(self.feed, None)
+            if batch is None:  # a feed with an end
+                break
             before = self.state
             self.state, metrics = self._call(compiled, before, batch, bar)
             self.step += 1

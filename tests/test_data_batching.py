@@ -481,13 +481,21 @@ def feeding_threads():
     return [thread for thread in threading.enumerate() if "grain" in thread.name]
 
 
+def feeding_threads_end(seconds=5.0):
+    """Whether they do soon: one that has not read anything yet is not waited for by `close`."""
+    deadline = time.monotonic() + seconds
+    while feeding_threads() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not feeding_threads()
+
+
 @pytest.mark.parametrize(("threads", "prefetch"), [(0, 0), (0, 4), (3, 0), (1, 1), (2, 8), (5, 3)])
 def test_a_feed_gives_the_same_with_any_threads(threads, prefetch):
     with Feed(Slow(), threads=threads, prefetch=prefetch) as feed:
         assert numbers(feed, 25) == list(range(25))
         assert feed.position == 25
         assert bool(feeding_threads()) == (threads > 0 and prefetch > 0)
-    assert not feeding_threads()
+    assert feeding_threads_end()
 
 
 @settings(max_examples=40)
@@ -537,7 +545,7 @@ def test_a_feed_ends_before_stop_and_reads_no_further(threads):
     feed = Feed(source, start=2, stop=6, threads=threads)
     assert [int(batch["number"]) for batch in feed] == [2, 3, 4, 5]
     assert read == {2, 3, 4, 5}
-    assert not feeding_threads()
+    assert feeding_threads_end()
     assert next(feed, None) is None
     feed.restore(5)
     assert [int(batch["number"]) for batch in feed] == [5]
@@ -594,7 +602,7 @@ def test_an_interrupted_wait_loses_no_batch():
             assert numbers(feed, 3) == [3, 4, 5]
     finally:
         signal.signal(signal.SIGINT, before)
-    assert not feeding_threads()
+    assert feeding_threads_end()
 
 
 def test_threads_end_with_a_feed_that_is_forgotten():
@@ -603,10 +611,7 @@ def test_threads_end_with_a_feed_that_is_forgotten():
     assert feeding_threads()
     del feed
     gc.collect()
-    patience = time.monotonic() + 5
-    while feeding_threads() and time.monotonic() < patience:
-        time.sleep(0.01)
-    assert not feeding_threads()
+    assert feeding_threads_end()
 
 
 def test_a_feed_left_open_does_not_hold_up_the_end_of_the_program():

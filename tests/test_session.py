@@ -12,12 +12,21 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import numpy as np
+import optax
 import pytest
 
+from seqlab.cells.gru import GRU
 from seqlab.checkpoint import Checkpoints
 from seqlab.cli import main
+from seqlab.data.batching import Buckets, Feed
 from seqlab.errors import InputError
-from seqlab.session import Stopping
+from seqlab.losses import cross_entropy, masked_mean
+from seqlab.models.functional import functional
+from seqlab.models.recurrent import ManyToOne
+from seqlab.session import Session, Stopping
+from seqlab.train import init_state, make_train_step
 from tests import tiny_training
 
 ROOT = Path(__file__).parents[1]
@@ -114,7 +123,8 @@ def test_sigkill_at_thirty_moments_changes_nothing(spawn, undisturbed, tmp_path)
             break  # it reached the end
         process.kill()
         process.join()
-        seen = [json.loads(line)["step"] for line in metrics(run).splitlines()[1:-1]]
+        lines = metrics(run).splitlines() if (run / "metrics.jsonl").exists() else []
+        seen = [json.loads(line)["step"] for line in lines[1:-1]]
         if seen and saved(run):
             lost.append(max(seen) - max(saved(run)))
     assert attempt == 29, "the run was over before it was killed thirty times"
@@ -170,6 +180,40 @@ def test_a_resumed_run_is_recorded_as_such(undisturbed, tmp_path):
     record = json.loads((run / "config.json").read_text())
     assert len(record["resumed"]) == 1
     assert "versions" in record["resumed"][0]
+
+
+@pytest.mark.parametrize("stop", [None, 17])
+def test_buckets_compile_one_program_a_shape(tmp_path, stop):
+    """Counted in the summary; and where the feed ends, so does training."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 30, size=100)
+    sentences = [rng.integers(4, tiny_training.VOCABULARY, size=n) for n in lengths]
+    labels = rng.integers(2, size=100)
+    buckets = Buckets(sentences, labels, batch_size=8, num_buckets=3, seed=0)
+    model = functional(ManyToOne, GRU(3), input_size=2, output_size=2, vocab_size=9)
+    optimizer = optax.sgd(0.1)
+    traced = []
+
+    def loss_fn(params, batch, key):
+        traced.append(batch["xs"].shape)
+        out = model.apply(params, batch["xs"], batch["mask"])
+        return masked_mean(cross_entropy(out.logits, batch["targets"]), batch["is_real"]), {}
+
+    def run(config, log):
+        state = init_state(model.init(jax.random.key(0)), optimizer, jax.random.key(1))
+        step = make_train_step(loss_fn, optimizer)
+        with (
+            Feed(buckets, stop=stop) as feed,
+            Session(log, state, feed, num_steps=30, save_every=100) as session,
+        ):
+            for _ in session.steps(step):
+                pass
+        log.finish(**session.figures())
+
+    summary = figures(main(tiny_training.Config, run, argv=["--out", str(tmp_path / "run")]))
+    assert summary["steps"] == (stop or 30)
+    assert summary["compiled_shapes"] == len(traced) == len(set(traced)) == 3
+    assert set(traced) == set(buckets.shapes)
 
 
 # Damage

@@ -16,7 +16,7 @@ import pytest
 
 from experiments import sweep
 from experiments.sweep import Config, Member, Task, main, plan, run_members
-from seqlab.cli import _parse
+from seqlab.cli import parse
 from seqlab.runlog import read_run
 
 ROOT = Path(__file__).parents[1]
@@ -121,7 +121,7 @@ def test_a_run_reads_its_command_as_the_sweep_did(grid, values):
     for member in members:
         python, dash_m, module, *flags = member.command
         assert (python, dash_m, module) == (sys.executable, "-m", "sweepstudy")
-        command = _parse(type(member.config), flags, module)
+        command = parse(type(member.config), flags, module)
         assert command.config == member.config
         assert command.out == member.folder
         assert command.config.limit == (1 if field != "limit" else member.config.limit)

@@ -161,7 +161,7 @@ def trainer(config, vocab_size, streams, norms_every):
     batches = [{name: batch[name] for name in ("xs", "targets")} for batch in batches]
 
     def call():
-        now = state
+        now = state.replace(key=jax.random.clone(state.key))
         for batch in batches:
             now, metrics = step(now, batch)
         jax.block_until_ready((now, metrics))
