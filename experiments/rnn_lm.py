@@ -25,7 +25,7 @@ from seqlab.data.batching import Feed, Streams
 from seqlab.data.checks import check_at_least, check_positive
 from seqlab.data.text import text_digest, text_parts
 from seqlab.data.vocabulary import Characters, Words, vocabulary_from_json
-from seqlab.devices import Devices
+from seqlab.devices import Devices, local
 from seqlab.errors import InputError
 from seqlab.losses import cross_entropy
 from seqlab.models.functional import functional
@@ -39,7 +39,7 @@ from seqlab.train import init_state, learning_rate_schedule, make_train_step
 class Config:
     """Recurrent language model with streams, resume, early stopping and data parallelism."""
 
-    may_change: ClassVar = ("save_every", "patience", "num_devices")
+    may_change: ClassVar = ("save_every", "patience", "num_devices", "on_nonfinite")
 
     dataset: str = "embedded"
     """embedded, tinyshakespeare or ptb"""
@@ -89,8 +89,22 @@ class Config:
         for field in ("num_layers", "hidden_size", "embed_size", "seq_len", "batch_size",
                       "accumulate", "num_epochs", "save_every", "log_every"):  # fmt: skip
             check_at_least(getattr(self, field), 1, field)
+        for field in ("patience", "num_devices"):
+            if getattr(self, field) is not None:
+                check_at_least(getattr(self, field), 1, field)
         for field in ("learning_rate", "clip_norm"):
             check_positive(getattr(self, field), field)
+        if not 0.0 <= self.dropout < 1.0:
+            raise InputError(f"dropout must be a probability below 1, got {self.dropout}")
+        if self.batch_size % self.accumulate:
+            raise InputError(
+                f"accumulate is {self.accumulate}: choose a multiple of it for batch_size, which "
+                f"is {self.batch_size}"
+            )
+        if self.max_vocabulary is not None:
+            if self.level == "char":
+                raise InputError("max_vocabulary is for --level word")
+            check_at_least(self.max_vocabulary, 5, "max_vocabulary")
         lookup(self.cell)
 
     @classmethod
@@ -106,6 +120,13 @@ def run(config: Config, log: RunLog) -> None:
     parts = text_parts(config.dataset, config.corpus)
     vocabulary = learn(config, parts["train"])
     ids = {name: encode(vocabulary, text) for name, text in parts.items()}
+    streams = Streams(ids["train"], config.batch_size, config.seq_len)
+    per_epoch = streams.batches_per_epoch
+    num_steps = config.num_epochs * per_epoch
+    files = {"vocabulary": vocabulary.to_json()}
+    train_step, state = build(config, files, num_steps)
+    score = scorer(config, len(vocabulary))
+    shared = devices(config)
     log.write(
         step=0,
         digest=text_digest(parts["train"]),
@@ -113,18 +134,12 @@ def run(config: Config, log: RunLog) -> None:
         vocab_size=len(vocabulary),
         **{f"{name}_tokens": len(tokens) for name, tokens in ids.items()},
     )
-    streams = Streams(ids["train"], config.batch_size, config.seq_len)
-    per_epoch = streams.batches_per_epoch
-    num_steps = config.num_epochs * per_epoch
-    files = {"vocabulary": vocabulary.to_json()}
-    train_step, state = build(config, files, num_steps)
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     log.note(f"{len(ids['train'])} tokens, V = {len(vocabulary)}, {num_parameters} parameters")
     rate = learning_rate(config, num_steps)
-    score = scorer(config, len(vocabulary))
 
     def nats_per_token(params, part):
-        return score(params, Streams(ids[part], config.batch_size, config.seq_len))
+        return score(local(params), Streams(ids[part], config.batch_size, config.seq_len))
 
     with (
         Feed(streams) as feed,
@@ -137,7 +152,7 @@ def run(config: Config, log: RunLog) -> None:
             patience=config.patience,
             on_nonfinite=config.on_nonfinite,
             files=files,
-            devices=devices(config),
+            devices=shared,
         ) as session,
     ):
         for step, state, metrics in session.steps(train_step):

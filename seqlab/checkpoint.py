@@ -16,7 +16,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,7 +78,7 @@ class Checkpoints:
         self._pending: Future[None] | None = None
         if writes:
             for leftover in self.folder.glob(f"*{PARTIAL}"):
-                shutil.rmtree(leftover)
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -93,7 +93,8 @@ class Checkpoints:
         """Numbers of all step folders, good or not, in order."""
         if not self.folder.is_dir():
             return []
-        return sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdecimal())
+        names = [path.name for path in self.folder.iterdir() if path.is_dir()]
+        return sorted(int(name) for name in names if name.isdecimal() and str(int(name)) == name)
 
     def save(
         self,
@@ -104,6 +105,7 @@ class Checkpoints:
         files: Mapping[str, Any] | None = None,
         best: bool = False,
         wait: bool = False,
+        finite: bool = True,
     ) -> None:
         """Saves a step, in the background unless `wait`.
 
@@ -114,12 +116,16 @@ class Checkpoints:
           files: name -> JSON value, each kept in a file of its own, `<name>.json`.
           best: this is the best step so far: it is kept until a better one comes.
           wait: return when it is on disk.
+          finite: refuse a state that holds a NaN or an infinity.
 
         Raises:
-          InputError: this save, or the one before it, could not be written.
+          InputError: this save, or the one before it, could not be written; or the state holds a
+            NaN or an infinity, which must not take the place of good steps.
         """
         self.wait()
         host = _to_host(state)  # by every process: parts of it may have to be gathered
+        if finite and (bad := first_nonfinite_leaf(host)):
+            raise InputError(f"step {step} is not saved: {bad} holds a number that is not finite")
         if best:
             self._best = step
         if not self.writes:
@@ -158,11 +164,14 @@ class Checkpoints:
         """What is wrong with a saved step; empty if every file is as it was written."""
         folder = self.folder / str(step)
         try:
-            expected = json.loads((folder / MANIFEST).read_bytes())["files"]
+            listed = json.loads((folder / MANIFEST).read_bytes())["files"]
+            expected = {str(name): (int(size), str(sha)) for name, (size, sha) in listed.items()}
         except FileNotFoundError:
             return f"it has no {MANIFEST}"
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return f"{MANIFEST} cannot be read"
+        if RUN not in expected:
+            return f"{MANIFEST} lacks {RUN}"
         found = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
         for name, (size, sha256) in expected.items():
             if name not in found:
@@ -175,8 +184,13 @@ class Checkpoints:
             return f"{extra[0]} does not belong to it"
         return ""
 
-    def newest_good(self) -> int | None:
+    def newest_good(self, objection: Callable[[dict], str] = lambda record: "") -> int | None:
         """The newest step whose every byte is as it was written, or None if nothing was saved.
+
+        The best step that it knows of has to be good too.
+
+        Args:
+          objection: says what else is wrong with a step, from the values saved with it.
 
         Raises:
           InputError: there are steps, and none is good.
@@ -185,6 +199,12 @@ class Checkpoints:
         self.damaged = []
         for step in reversed(self.steps()):
             fault = self.fault(step)
+            if not fault:
+                record = json.loads((self.folder / str(step) / RUN).read_bytes())
+                best = record["best_step"]
+                if best is not None and (worse := self.fault(best)):
+                    fault = f"its best step, {best}, is damaged: {worse}"
+                fault = fault or objection(record)
             if not fault:
                 return step
             self.damaged.append((step, fault))
@@ -203,10 +223,10 @@ class Checkpoints:
                 shutil.rmtree(aside)
             os.replace(self.folder / str(step), aside)
 
-    def best_good(self) -> int | None:
-        """The best step so far, or None where there is none or it is damaged."""
+    def best_good(self) -> tuple[int | None, str]:
+        """The best step so far, None where there is none, and what is wrong with it."""
         self.wait()
-        return None if self._best is None or self.fault(self._best) else self._best
+        return self._best, "" if self._best is None else self.fault(self._best)
 
     def restore(self, step: int, like: Any) -> Restored:
         """A step, whose files are to be known as good.
@@ -231,6 +251,10 @@ class Checkpoints:
             self._best = record["best_step"]
         return Restored(step, jax.tree.map(_from_host, found, like), record)
 
+    def leaves(self, step: int) -> list[list[Any]]:
+        """Name, shape and dtype of every array of a step."""
+        return json.loads((self.folder / str(step) / RUN).read_bytes())["leaves"]
+
     def file_names(self, step: int) -> list[str]:
         """Names of the `files` that were given to `save`."""
         own = (RUN, MANIFEST)
@@ -248,6 +272,7 @@ class Checkpoints:
         partial = self.folder / f"{step}{PARTIAL}"
         try:
             partial.mkdir(parents=True)
+            _reserve(partial / "room", sum(leaf.nbytes for leaf in jax.tree.leaves(host)))
             with _quiet_orbax(), _orbax() as orbax:
                 orbax.save(
                     (partial / STATE).absolute(),
@@ -270,7 +295,13 @@ class Checkpoints:
         self._discard(keep={*self.steps()[-self.keep :], step, best})
 
     def _discard(self, keep: set[int | None]) -> None:
-        """Deletes the other steps, each under a name that is cleared if this is cut short."""
+        """Deletes the other steps, each under a name that is cleared if this is cut short.
+
+        What was the best when a kept step was saved stays too: that step may be gone back to.
+        """
+        paths = [self.folder / str(step) / RUN for step in keep if step is not None]
+        records = [json.loads(path.read_bytes()) for path in paths if path.exists()]
+        keep = keep | {record["best_step"] for record in records}
         for step in set(self.steps()) - keep:
             doomed = self.folder / f"{step}{PARTIAL}"
             os.replace(self.folder / str(step), doomed)
@@ -301,6 +332,19 @@ def _to_host(tree: Any) -> Any:
         return np.array(leaf)
 
     return jax.tree.map(leaf_to_host, tree)
+
+
+def local_copy(tree: Any) -> Any:
+    """The same values in arrays of this process alone; every process has to ask for it."""
+    return jax.tree.map(_from_host, _to_host(tree), tree)
+
+
+def first_nonfinite_leaf(tree: Any) -> str | None:
+    """Name of the first leaf that holds a NaN or an infinity, such as "params.rnn.W_h"."""
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        if jnp.issubdtype(leaf.dtype, jnp.inexact) and not np.all(np.isfinite(np.asarray(leaf))):
+            return jax.tree_util.keystr(path, simple=True, separator=".")
+    return None
 
 
 def _host_like(leaf: Any) -> np.ndarray:
@@ -355,6 +399,14 @@ def _files(folder: Path) -> list[Path]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Fails at once where a file of `size` bytes has no room: Orbax would fail with much noise."""
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size + 1)
+    path.unlink()
 
 
 def _to_disk(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import os
 import shlex
 import signal
 import sys
@@ -121,7 +122,7 @@ def _run(
                 out=command.out,
                 resume=resume,
                 writes=writes,
-                track=command.track,
+                track=_track(command),
                 command=shlex.join([*_program(module), *argv]),
                 source=Path(getattr(sys.modules[module], "__file__", __file__)).resolve(),
             )
@@ -140,7 +141,8 @@ def _run(
             if log is None:
                 _exit(f"{word}: nothing was written", code)
             if log.finished:
-                _exit(f"{word}: the run in {log.path} is finished, its figures are not", code)
+                again = shlex.join([*_program(module), "--plot-only", str(log.path)])
+                _exit(f"{word}: {log.path} is finished, its figures are not: {again}", code)
             again = shlex.join([*_program(module), "--out", str(log.path)])
             where = f" after step {stop.args[0]}, which is saved" if stop.args else ""
             verb = "go on" if (log.path / CHECKPOINTS).is_dir() else "start again"
@@ -162,6 +164,12 @@ def _join_processes(command: Command) -> tuple[bool, bool]:
     if devices.join() and command.out is None:
         raise InputError("several processes write one run: name its directory with --out")
     return bool(devices.agree(_unfinished(command) is not None)), devices.is_first()
+
+
+def _track(command: Command) -> Kind:
+    """The dashboard that is asked for; that of the run that is gone on with if none is."""
+    record = _unfinished(command)
+    return command.track if record is None or command.track != "none" else record["track"]
 
 
 def _unfinished(command: Command) -> dict[str, Any] | None:
@@ -393,4 +401,8 @@ def _signals_stop(log_of: Callable[[], RunLog | None]) -> Iterator[None]:
 
 def _exit(message: str, code: int) -> NoReturn:
     sys.stderr.write(" ".join(message.splitlines()) + "\n")
+    devices = sys.modules.get("seqlab.devices")
+    if devices is not None and devices.are_several():
+        sys.stderr.flush()
+        os._exit(code)  # an orderly end would wait for the other processes, which wait for this one
     sys.exit(code)

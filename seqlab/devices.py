@@ -35,7 +35,7 @@ def join() -> bool:
     if not address:
         return False
     if jax.distributed.is_initialized():
-        return _are_several()
+        return are_several()
     if address == "auto":
         jax.distributed.initialize()
     else:
@@ -51,31 +51,38 @@ def join() -> bool:
         if not 0 <= values[INDEX] < values[COUNT]:
             raise InputError(f"{INDEX} must be from 0 to {COUNT} - 1, got {values[INDEX]}")
         jax.distributed.initialize(address, values[COUNT], values[INDEX])
-    return _are_several()
+    return are_several()
 
 
 def is_first() -> bool:
     """Whether this is the process that writes."""
-    return not _are_several() or jax.process_index() == 0
+    return not are_several() or jax.process_index() == 0
 
 
 def agree(value: Any) -> Any:
     """The first process's value in every process: a tree of numbers or arrays."""
-    if not _are_several():
+    if not are_several():
         return value
     return multihost_utils.broadcast_one_to_all(value)
 
 
 def any_process(flag: bool) -> bool:
     """Whether the flag is up in any process."""
-    if not _are_several():
+    if not are_several():
         return flag
     return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
 
 
-def _are_several() -> bool:
+def are_several() -> bool:
     """Whether processes train together; a single one starts no device to find that out."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def local(tree: Any) -> Any:
+    """Of values that every device holds whole, the copy that this process has by itself."""
+    return jax.tree.map(
+        lambda leaf: leaf if leaf.is_fully_addressable else leaf.addressable_data(0), tree
+    )
 
 
 class Devices:
@@ -123,7 +130,7 @@ class Devices:
         if is_rows and np.shape(leaf)[0] % self.count:
             raise InputError(
                 f"a batch of {np.shape(leaf)[0]} rows cannot be shared out over {self.count} "
-                "devices: choose a batch_size that it divides"
+                "devices: choose a multiple of it for batch_size"
             )
         sharding = self.rows if is_rows else self.copied
         if jax.process_count() == 1:

@@ -357,6 +357,8 @@ def _subplots(rows, columns, *, width, height):
 
 
 def _legend(axes, **style):
+    if not axes.get_legend_handles_labels()[0]:
+        return
     axes.legend(**{"fontsize": 7.5, "frameon": False, **style})
 
 

@@ -11,7 +11,7 @@ import dataclasses
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from seqlab.checkpoint import Checkpoints
+from seqlab.checkpoint import Checkpoints, local_copy
 from seqlab.train import TrainState, TrainStep
 
 FOLDER, REPORT = "nonfinite", "report.json"
@@ -37,6 +37,7 @@ class Origin:
 
     Attributes:
       value: "nan" or "inf".
+      order: how many operations had been run; 0 for an input.
       operation: name of the primitive, "input" for what came in so, "constant" for what is written
         in the program.
       place: scopes from the outside in, such as ("rnn", "layer_0", "f").
@@ -47,6 +48,7 @@ class Origin:
       turn: of accumulation, from 0; None without.
       source: "file.py:12 in step", the innermost line that is not jax's.
       entry: index of the first such entry of the operation's result.
+      shape: of that result.
       name: of an input, "batch.xs[3, 12, 0]".
       fed_by: for a NaN that came of infinities, where the first of them arose.
     """
@@ -62,6 +64,7 @@ class Origin:
     turn: int | None = None
     source: str = ""
     entry: tuple[int, ...] = ()
+    shape: tuple[int, ...] = ()
     name: str = ""
     fed_by: "Origin | None" = None
 
@@ -74,11 +77,8 @@ class Origin:
         where = where or ([".".join(self.place)] if self.place else [])
         where += ["in the backward pass"] if self.is_backward else []
         how = f"{self.operation}, {self.source}" if self.source else self.operation
-        return (
-            f"{self.value} first in {', '.join(where)} ({how})"
-            if where
-            else (f"{self.value} first in {how}")
-        )
+        first = f"{', '.join(where)} ({how})" if where else how
+        return f"{self.value} first in {first}"
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,8 @@ def locate(function: Callable[..., Any], *args: Any, names: tuple[str, ...] = ()
 
     Returns:
       None where everything in the result is finite. Where several are not, the one that arose
-      first.
+      first. Followed are whole arrays: where an array holds several such numbers, the first of
+      them counts, whether it or another is the one that reaches the result.
     """
     names = names or tuple(f"argument {i}" for i in range(len(args)))
     program = jax.make_jaxpr(function)(*args)
@@ -187,16 +188,14 @@ class _Walk:
         return self.run(jaxpr.jaxpr, consts, inputs, scopes, loops)
 
     def scan(self, params, inputs, scopes, loops) -> list[_Tracked]:
-        num_consts, num_carry = params["num_consts"], params["num_carry"]
-        consts, rest = inputs[:num_consts], inputs[num_consts:]
-        carry, xs = rest[:num_carry], rest[num_carry:]
+        consts, carry, xs, split = _scan_parts(params, inputs)
         length = params["length"]
         rows: list[list[_Tracked]] = [[] for _ in range(length)]
         for i in reversed(range(length)) if params["reverse"] else range(length):
             row = [_row(each, i) for each in xs]
             loop = (len(scopes), i, length)
             found = self.closed(params["jaxpr"], [*consts, *carry, *row], scopes, (*loops, loop))
-            carry, rows[i] = found[:num_carry], found[num_carry:]
+            carry, rows[i] = split(found)
         return [*carry, *(_stack(column) for column in zip(*rows, strict=True))]
 
     def while_loop(self, params, inputs, scopes, loops) -> list[_Tracked]:
@@ -213,19 +212,19 @@ class _Walk:
             turn += 1
 
     def constant(self, value) -> _Tracked:
-        return _origins(
-            value, lambda kind, entry: Origin(kind, "constant", self.order, entry=entry)
-        )
+        def origin(kind, entry, shape):
+            return Origin(kind, "constant", self.order, entry=entry, shape=shape)
+
+        return _origins(value, origin)
 
     def track(self, eqn, value, inputs, scopes, loops) -> _Tracked:
         """A result, with the earliest of its inputs' origins, or one of its own."""
 
-        def origin(kind, entry):
-            older = [getattr(each, kind) for each in inputs if getattr(each, kind)]
+        def origin(kind, entry, shape):
+            older = _first(getattr(each, kind) for each in inputs)
             if older:
-                return min(older, key=lambda each: each.order)
-            infinities = [each.inf for each in inputs if each.inf]
-            fed_by = min(infinities, key=lambda each: each.order) if infinities else None
+                return older
+            fed_by = _first(each.inf for each in inputs)
             layer, time_step, part, turn = _place(scopes, loops)
             return Origin(
                 kind,
@@ -239,13 +238,29 @@ class _Walk:
                 turn=turn,
                 source=_source(eqn),
                 entry=entry,
+                shape=shape,
                 fed_by=fed_by if kind == "nan" else None,
             )
 
         return _origins(value, origin)
 
 
-def _origins(value: Any, origin: Callable[[str, tuple[int, ...]], Origin]) -> _Tracked:
+def _scan_parts(params, inputs):
+    """Constants, first carry and rows of a loop's inputs, and how to split a turn's results."""
+    if "ft_in" in params:  # from jax 0.11 on
+        consts, carry, xs = map(list, params["ft_in"].update(inputs).unpack())
+        return consts, carry, xs, lambda found: map(list, params["ft_out"].update(found).unpack())
+    first, second = params["num_consts"], params["num_consts"] + params["num_carry"]
+    count = params["num_carry"]
+    return (
+        inputs[:first],
+        inputs[first:second],
+        inputs[second:],
+        lambda found: (found[:count], found[count:]),
+    )
+
+
+def _origins(value: Any, origin: Callable[..., Origin]) -> _Tracked:
     """The value, with an origin for each kind of number in it that is not finite."""
     if not hasattr(value, "dtype") or not jnp.issubdtype(value.dtype, jnp.inexact):
         return _Tracked(value)
@@ -256,14 +271,14 @@ def _origins(value: Any, origin: Callable[[str, tuple[int, ...]], Origin]) -> _T
     for kind, test in (("nan", np.isnan), ("inf", np.isinf)):
         bad = test(numbers)
         if bad.any():
-            found[kind] = origin(kind, tuple(int(i) for i in np.argwhere(bad)[0]))
+            found[kind] = origin(kind, tuple(int(i) for i in np.argwhere(bad)[0]), numbers.shape)
     return _Tracked(value, **found)
 
 
 def _input(leaf: Any, name: str) -> _Tracked:
-    def origin(kind, entry):
+    def origin(kind, entry, shape):
         full = f"{name}[{', '.join(map(str, entry))}]" if entry else name
-        return Origin(kind, "input", 0, entry=entry, name=full)
+        return Origin(kind, "input", 0, entry=entry, shape=shape, name=full)
 
     return _origins(leaf, origin)
 
@@ -275,17 +290,21 @@ def _row(tracked: _Tracked, i: int) -> _Tracked:
     value = tracked.value[i]
     if tracked.nan is None and tracked.inf is None:
         return _Tracked(value)
-    return _origins(value, lambda kind, entry: getattr(tracked, kind))
+    return _origins(value, lambda kind, entry, shape: getattr(tracked, kind))
 
 
 def _stack(rows: tuple[_Tracked, ...]) -> _Tracked:
     """What a loop has stacked up, remembering each step's own origins."""
+    nan, inf = (_first(getattr(row, kind) for row in rows) for kind in ("nan", "inf"))
+    return _Tracked(jnp.stack([row.value for row in rows]), nan, inf, rows)
 
-    def first(kind):
-        found = [getattr(row, kind) for row in rows if getattr(row, kind)]
-        return min(found, key=lambda origin: origin.order) if found else None
 
-    return _Tracked(jnp.stack([row.value for row in rows]), first("nan"), first("inf"), rows)
+def _first(origins: Iterable[Origin | None]) -> Origin | None:
+    """The earliest; one that was written down on purpose only where there is no other."""
+    found = [origin for origin in origins if origin]
+    if not found:
+        return None
+    return min(found, key=lambda origin: (origin.operation == "constant", origin.order))
 
 
 def _scopes(eqn) -> tuple[str, ...]:
@@ -298,9 +317,11 @@ def _scopes(eqn) -> tuple[str, ...]:
 
 def _place(scopes, loops) -> tuple[str, int | None, str, int | None]:
     """Layer, time step, part of the cell and turn of accumulation, as `unroll` marks them."""
-    time_step, turn, offset, steps_depth = None, None, 0, None
+    time_step, turn, offset, steps_depth, outer = None, None, 0, None, 0
     for depth, index, length in loops:
-        scope = scopes[depth - 1] if depth else ""
+        if depth <= outer or time_step is not None:
+            continue  # a loop inside the step, or one that stands in no scope of its own
+        scope, outer = scopes[depth - 1], depth
         if scope == "turns":
             turn = index
         elif scope == "chunks":
@@ -358,8 +379,10 @@ def record_nonfinite(
     if writes and folder.exists():
         shutil.rmtree(folder)
     with Checkpoints(folder / "inputs", writes=writes) as inputs:
-        inputs.save(step, {"state": state, "batch": batch}, {}, files=files, wait=True)
+        saved = {"state": state, "batch": batch}
+        inputs.save(step, saved, {}, files=files, wait=True, finite=False)
     ids = batch_ids(batch)
+    state = local_copy(state)
     origin = locate_step(train_step, state, batch)
     found = "nothing when replayed operation by operation" if origin is None else str(origin)
     example = None if origin is None or ids is None else _example_of(origin, ids)
@@ -369,14 +392,6 @@ def record_nonfinite(
         "example_id": example,
         "found": found,
         "origin": None if origin is None else asdict(origin),
-        "leaves": [
-            [
-                jax.tree_util.keystr(path, simple=True, separator="."),
-                list(leaf.shape),
-                str(leaf.dtype),
-            ]
-            for path, leaf in jax.tree_util.tree_flatten_with_path(batch)[0]
-        ],
     }
     if writes:
         (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -386,13 +401,13 @@ def record_nonfinite(
 
 
 def locate_step(train_step: TrainStep, state: TrainState, batch: Any) -> Origin | None:
-    """Where the loss, the carry or the gradient of a training step first was not finite."""
+    """Where the loss, the new carry or the gradient of a step first was not finite."""
     _, step_key = jax.random.split(jax.random.clone(state.key))
 
     def gradients(params, carry, batch):
         now = dataclasses.replace(state, params=params, carry=carry)
         found = train_step.gradients(now, batch, jax.random.clone(step_key))
-        return found.loss, found.params
+        return found.loss, found.carry, found.params
 
     return locate(gradients, state.params, state.carry, batch, names=("params", "carry", "batch"))
 
@@ -406,7 +421,7 @@ def batch_ids(batch: Any) -> list[int] | None:
 def _example_of(origin: Origin, ids: list[int]) -> int | None:
     """The id of the row that a number that is not finite belongs to, where that can be told."""
     of_batch = origin.name.startswith("batch.") or (origin.layer and not origin.is_backward)
-    if of_batch and origin.entry and origin.turn is None and origin.entry[0] < len(ids):
+    if of_batch and origin.turn is None and origin.shape[:1] == (len(ids),):
         return ids[origin.entry[0]]
     return None
 

@@ -43,9 +43,8 @@ def replay(run: Path, step: int | None = None) -> tuple[dict[str, Any], Origin |
       InputError: no such run or step, or an experiment that cannot make its step again.
     """
     record = read_record(run)
-    recorded = sorted(
-        int(path.parent.name.removeprefix("step_")) for path in run.glob(f"{FOLDER}/*/{REPORT}")
-    )
+    names = [path.parent.name.removeprefix("step_") for path in run.glob(f"{FOLDER}/*/{REPORT}")]
+    recorded = sorted(int(name) for name in names if name.isdecimal())
     if not recorded:
         raise InputError(f"{run} has no record of a step that was not finite")
     step = recorded[0] if step is None else step
@@ -53,7 +52,10 @@ def replay(run: Path, step: int | None = None) -> tuple[dict[str, Any], Origin |
         known = ", ".join(map(str, recorded))
         raise InputError(f"{run} has no record of step {step}; there are: {known}")
     folder = run / FOLDER / f"step_{step}"
-    report = json.loads((folder / REPORT).read_bytes())
+    try:
+        report = json.loads((folder / REPORT).read_bytes())
+    except ValueError as error:
+        raise InputError(f"{folder / REPORT} is damaged: {error}") from error
     module = _module(record, run)
     inputs = Checkpoints(folder / "inputs", writes=False)
     if fault := inputs.fault(step):
@@ -61,7 +63,7 @@ def replay(run: Path, step: int | None = None) -> tuple[dict[str, Any], Origin |
     files = {name: inputs.read_file(step, name) for name in inputs.file_names(step)}
     config = config_of(module.Config, record, run)
     train_step, state = module.build(config, files)
-    batch = _like_report(report)
+    batch = _empty_batch(inputs.leaves(step))
     found = inputs.restore(step, {"state": state, "batch": batch})
     return report, locate_step(train_step, found.state["state"], found.state["batch"])
 
@@ -70,15 +72,26 @@ def _module(record: dict[str, Any], run: Path) -> Any:
     name = record.get("module")
     if name is None:
         raise InputError(f"{run} was made by a script run by its path: start it with python -m")
-    module = importlib.import_module(name)
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise InputError(f"{run}: its experiment cannot be imported: {error}") from error
     if not hasattr(module, "build"):
         raise InputError(f"{name} has no build(config, files) to make its training step again")
     return module
 
 
-def _like_report(report: dict[str, Any]) -> dict[str, Any]:
-    """A batch of zeros with the names, shapes and dtypes that the report tells."""
-    return {name: np.zeros(shape, jnp.dtype(dtype)) for name, shape, dtype in report["leaves"]}
+def _empty_batch(leaves: list[list[Any]]) -> dict[str, Any]:
+    """A batch of zeros with the names, shapes and dtypes that were kept: dicts in dicts."""
+    batch: dict[str, Any] = {}
+    for name, shape, dtype in leaves:
+        top, *path = name.split(".")
+        if top == "batch":
+            inner = batch
+            for key in path[:-1]:
+                inner = inner.setdefault(key, {})
+            inner[path[-1]] = np.zeros(shape, jnp.dtype(dtype))
+    return batch
 
 
 def main(argv: list[str] | None = None) -> None:

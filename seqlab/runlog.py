@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import hashlib
 import importlib.metadata
 import json
 import math
@@ -106,6 +107,7 @@ class RunLog:
             "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": _versions(),
             "device": _device(),
+            "track": track,
             "git_commit": commit,
             "git_modified": modified,
         }
@@ -121,6 +123,7 @@ class RunLog:
         self.waits = False
         self.stop: type[BaseException] | None = None
         self._lines = 0
+        self._hash = hashlib.sha256()  # of all metrics so far
         self._bars: list[tqdm] = []
         self._track: Kind = track
         self._writer: Writer | None = None
@@ -144,10 +147,10 @@ class RunLog:
             if resume:
                 self._reopen(record)
             else:
-                self.figures.mkdir()
+                _write_whole(self.path / CONFIG, record)  # first: from here on it can be resumed
                 self._metrics = (self.path / METRICS).open("xb", buffering=0)
                 _lock(self._metrics, self.path)
-                _write_whole(self.path / CONFIG, record)
+                self.figures.mkdir()
                 self._open_writer()
 
     def _open_writer(self, kept: int | None = None) -> None:
@@ -162,11 +165,13 @@ class RunLog:
 
     def _reopen(self, record: dict[str, Any]) -> None:
         """Goes on with an unfinished run; `record` says when, by which command and versions."""
+        (self.path / METRICS).touch()
         self._metrics = (self.path / METRICS).open("r+b", buffering=0)
         _lock(self._metrics, self.path)
         before = read_record(self.path)
         again = {key: record[key] for key in record if key not in ("experiment", "config")}
         before["resumed"] = [*before.get("resumed", []), again]
+        before["config"] = record["config"]  # what may change on resume may have changed
         self.resumed = len(before["resumed"])
         _write_whole(self.path / CONFIG, before)
         self.figures.mkdir(exist_ok=True)
@@ -211,18 +216,38 @@ class RunLog:
                 self._writer.write(row["step"], row)
 
     def _append(self, line: bytes) -> None:
+        self._hash.update(line)
         with _writing(self.path / METRICS):
             while line:  # an unbuffered write may take a part
                 line = line[self._metrics.write(line) :]
 
     def mark(self) -> dict[str, Any]:
-        """The place in the metrics that has been reached, for `rewind`: JSON values."""
+        """The place in the metrics that has been reached, for `rewind`: JSON values.
+
+        What was written up to it is on disk when this returns.
+        """
+        if self.writes:
+            os.fsync(self._metrics.fileno())
         return {
             "bytes": self._metrics.tell() if self.writes else 0,
+            "sha256": self._hash.hexdigest(),
             "lines": self._lines,
             "nonfinite": self.nonfinite_written,
             "wall_s": self._wall_s(),
         }
+
+    def objection(self, mark: Mapping[str, Any]) -> str:
+        """Why a resumed run cannot be taken back to a place; empty if it can."""
+        if not self.writes:
+            return ""
+        with _reading(self.path / METRICS):
+            self._metrics.seek(0)
+            content = self._metrics.read(mark["bytes"])
+        if len(content) < mark["bytes"]:
+            return f"{METRICS} has {len(content)} bytes, expected {mark['bytes']} or more"
+        if hashlib.sha256(content).hexdigest() != mark["sha256"]:
+            return f"{METRICS} has changed since it was written"
+        return ""
 
     def rewind(self, mark: Mapping[str, Any] | None) -> None:
         """Takes a resumed run back to a place that `mark` told, or with None to its beginning.
@@ -230,8 +255,8 @@ class RunLog:
         What was written since is cut off; it will be written again, to the same bytes.
 
         Raises:
-          InputError: the metrics file is shorter than it was then, or begins otherwise than what
-            this run has written so far: the data or the code has changed.
+          InputError: the metrics file is not what it was then (`objection`), or begins otherwise
+            than what this run has written so far: the data or the code has changed.
         """
         written, self._replayed = self._replayed, None
         if mark is not None:
@@ -251,12 +276,10 @@ class RunLog:
                     self._append(line)
                 self._open_writer(kept=sum(map(len, written)))
                 return
-            size = self._metrics.seek(0, os.SEEK_END)
-            if size < mark["bytes"]:
-                raise InputError(
-                    f"{self.path / METRICS} has {size} bytes, its checkpoint was made at "
-                    f"{mark['bytes']}: lines were lost; start again in a new directory"
-                )
+            if objection := self.objection(mark):
+                raise InputError(f"{self.path}: {objection}; start again in a new directory")
+            self._metrics.seek(0)
+            self._hash = hashlib.sha256(self._metrics.read(mark["bytes"]))
             self._metrics.seek(0)
             for number, line in enumerate(written, start=1):
                 if self._metrics.read(len(line)) != line:

@@ -78,6 +78,16 @@ class Stopping:
         return self.patience is not None and self.waited >= self.patience
 
 
+@dataclasses.dataclass
+class _Count:
+    """What the summary tells of a run, over all its parts."""
+
+    steps: int = 0
+    train_s: float = 0.0
+    compile_s: float = 0.0
+    shapes: list[str] = dataclasses.field(default_factory=list)
+
+
 class Session:
     """Trains, saves and resumes one run; see the module's text.
 
@@ -124,6 +134,9 @@ class Session:
         Raises:
           InputError: no checkpoint of the run is good; or one of other arrays or `files`.
         """
+        for name, value in (("save_every", save_every), ("patience", patience)):
+            if value is not None and value < 1:
+                raise InputError(f"{name} must be 1 or more, got {value}")
         self.log = log
         self.feed = feed
         self.num_steps = num_steps
@@ -137,12 +150,10 @@ class Session:
         self.step = 0
         self._is_best = False
         self._saved: int | None = None
-        self._shapes: set[Any] = set()
-        self._compile_s = 0.0
-        self._train_s = 0.0
-        self._trained = 0
+        self._last: tuple | None = None  # step, train_step, state before, batch, metrics
         self._recorded = False
-        self._last: tuple | None = None
+        self._compiled: set[str] = set()  # shapes of batches, in this process
+        self._count = _Count()
         self._checkpoints = Checkpoints(log.path / CHECKPOINTS, keep=keep, writes=log.writes)
         self.state = self._resume(state) if log.resumed else state
         if devices is not None:
@@ -153,6 +164,8 @@ class Session:
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         self.log.waits = False
+        if kind is None:
+            self._finish()
         self._checkpoints.__exit__(kind, *rest)
 
     def steps(self, train_step: TrainStep) -> Iterator[tuple[int, TrainState, dict[str, Any]]]:
@@ -167,35 +180,42 @@ class Session:
             total=self.num_steps, initial=self.step, description=self.description
         )
         self.log.waits = True
-        started = time.perf_counter() - self._train_s
-        while self.step < self.num_steps and not self.stopping.is_over:
-            batch = next(self.feed, None)
-            if batch is None:  # a feed with an end
-                break
-            before = self.state
-            self.state, metrics = self._call(compiled, before, batch, bar)
-            self.step += 1
-            self._check()  # the step before, while this one is being computed
-            self._last = self.step, train_step, before, batch, metrics
-            yield self.step, self.state, metrics
-            self._trained += 1
-            self._train_s = time.perf_counter() - started - self._compile_s
-            bar.update()
-            self._border()
-        self._check()
-        self.log.waits = False
-        if self._saved != self.step:
-            self._save()
-        self._checkpoints.wait()
+        try:
+            while self.step < self.num_steps and not self.stopping.is_over:
+                batch = next(self.feed, None)
+                if batch is None:  # a feed with an end
+                    break
+                started = time.perf_counter()
+                before = self.state
+                self.state, metrics = self._call(compiled, before, batch, bar)
+                self.step += 1
+                self._check()  # the step before, while this one is being computed
+                self._last = self.step, train_step, before, batch, metrics
+                yield self.step, self.state, metrics
+                self._count.train_s += time.perf_counter() - started
+                self._count.steps += 1
+                bar.update()
+                self._border()
+        finally:
+            self.log.waits = False
+        self._finish()
 
     def report(self, step: int, figure: float) -> bool:
         """Takes a validation figure, lower is better; whether it is the best so far."""
-        self._is_best = self.stopping.report(step, float(figure))
-        return self._is_best
+        is_best = self.stopping.report(step, float(figure))
+        self._is_best |= is_best
+        return is_best
 
     def best_state(self) -> TrainState:
-        """The state of the best validation figure; the newest where nothing was reported."""
-        best = self._checkpoints.best_good() if self.log.writes else None
+        """The state of the best validation figure so far; the newest if none was reported.
+
+        Raises:
+          InputError: the best one is damaged.
+        """
+        self._finish()
+        best, fault = self._checkpoints.best_good() if self.log.writes else (None, "")
+        if fault:
+            raise InputError(f"{self.log.path}: the best step, {best}, is damaged: {fault}")
         best = int(agree(-1 if best is None else best))
         if best < 0:
             return self.state
@@ -203,16 +223,20 @@ class Session:
         return found.state if self.devices is None else self.devices.put_state(found.state)
 
     def figures(self) -> dict[str, Any]:
-        """For `summary.json`; speeds are those of this process, compiling not counted."""
-        speed = self._trained / self._train_s if self._trained else None
+        """For `summary.json`, of the whole run, its earlier parts included.
+
+        The rate counts all that the loop's body does, validation too, but not the compiling of the
+        training step.
+        """
+        count = self._count
         return {
             "steps": self.step,
             "best_step": self.stopping.best_step or None,
             "stopped_early": self.stopping.is_over,
             "updates_skipped": int(self.state.skipped),
-            "compiled_shapes": len(self._shapes),
-            "compile_s": round(self._compile_s, 3),
-            "steps_per_s": speed,
+            "compiled_shapes": len(count.shapes),
+            "compile_s": round(count.compile_s, 3),
+            "steps_per_s": count.steps / count.train_s if count.train_s else None,
         }
 
     def _compile(self, train_step: TrainStep):
@@ -224,17 +248,21 @@ class Session:
 
     def _call(self, compiled, state, batch, bar):
         """One step; the time of a first call with new shapes is compiling, told apart."""
-        shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(batch))
+        batch = jax.tree.map(np.asarray, batch)
+        shapes = str([(leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(batch)])
         placed = batch if self.devices is None else self.devices.put_batch(batch)
-        if shapes in self._shapes:
+        if shapes in self._compiled:
             return compiled(state, placed)
-        self._shapes.add(shapes)
+        self._compiled.add(shapes)
+        if shapes not in self._count.shapes:
+            self._count.shapes.append(shapes)
         bar.set_postfix_str("compiling", refresh=sys.stderr.isatty())
         start = time.perf_counter()
         result = compiled(state, placed)
         seconds = time.perf_counter() - start
-        self._compile_s += seconds
-        bar.set_postfix_str(f"compiled in {self._compile_s:.1f} s", refresh=False)
+        self._count.compile_s += seconds
+        self._count.train_s -= seconds
+        bar.set_postfix_str(f"compiled in {self._count.compile_s:.1f} s", refresh=False)
         if not bar.disable:  # so that rate and time left are those of training
             bar.start_t += seconds
             bar.last_print_t += seconds
@@ -257,23 +285,30 @@ class Session:
 
     def _border(self) -> None:
         """Between two steps: saves when it is due, and answers a signal."""
-        if self._is_best:
-            self._save(best=True)
-            self._is_best = False
-        elif self.step % self.save_every == 0:
-            self._save()
+        self._save_if(self.step % self.save_every == 0)
+        if jax.process_count() == 1 or self.step % SIGNAL_EVERY == 0:
+            self._answer()
+
+    def _finish(self) -> None:
+        """After the last step, however it came to be the last: all is saved."""
+        self._check()
+        self._save_if(self._saved != self.step)
+        self._checkpoints.wait()
+        self._answer()
+
+    def _save_if(self, due: bool) -> None:
+        if due or self._is_best:
+            self._save(best=self._is_best)
+        self._is_best = False
+
+    def _answer(self) -> None:
+        """Ends the run where a signal has asked for it, in any of the processes."""
         stop = self.log.stop
-        if jax.process_count() > 1:
-            if self.step % SIGNAL_EVERY:
-                return
-            if any_process(stop is not None):
-                stop = stop or KeyboardInterrupt
-        if stop is not None:
-            self.log.waits = False
-            if self._saved != self.step:
-                self._save()
+        if any_process(stop is not None):
+            self.log.stop, self.log.waits = None, False
+            self._save_if(self._saved != self.step)
             self._checkpoints.wait()
-            raise stop(self.step)
+            raise (stop or KeyboardInterrupt)(self.step)
 
     def _save(self, best: bool = False) -> None:
         self._check()  # nothing is saved past a step that ends the run
@@ -288,14 +323,14 @@ class Session:
             "memory": self.memory,
             "devices": 1 if self.devices is None else self.devices.count,
             "recorded": self._recorded,
+            "count": dataclasses.asdict(self._count),
         }
         self._checkpoints.save(self.step, self.state, record, files=self.files, best=best)
         self._saved = self.step
 
     def _resume(self, state: TrainState) -> TrainState:
         """The state of the newest good checkpoint, everything else taken back to it."""
-        newest = self._checkpoints.newest_good() if self.log.writes else None
-        newest = int(agree(-1 if newest is None else newest))
+        newest = self._newest()
         for step, fault in self._checkpoints.damaged:
             self.log.note(f"checkpoint of step {step} is passed over: {fault}")
         if newest < 0:
@@ -325,7 +360,24 @@ class Session:
         )
         self.memory = record["memory"]
         self._recorded = record["recorded"]
+        self._count = _Count(**record["count"])
         self._checkpoints.set_aside()
         self.step = self._saved = found.step
         self.log.note(f"going on after step {found.step}")
         return found.state
+
+    def _newest(self) -> int:
+        """The step to go on from, as the first process finds it; -1 where there is none."""
+        failure = None
+        newest = None
+        if self.log.writes:
+            try:
+                newest = self._checkpoints.newest_good(
+                    lambda record: self.log.objection(record["mark"])
+                )
+            except InputError as error:
+                failure = error
+        newest = int(agree(-2 if failure else -1 if newest is None else newest))
+        if newest == -2:
+            raise failure or InputError(f"{self.log.path}: the first process cannot go on with it")
+        return newest

@@ -69,6 +69,8 @@ class TrainStep:
         grad_norms = group_norms(grads) if self.norms_every is not None else {}
         norm = global_norm(grad_norms or grads)  # the norm of norms is the norm
         is_finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        for leaf in jax.tree.leaves(carry):
+            is_finite &= jnp.all(jnp.isfinite(leaf))
         is_clipped = jnp.zeros((), bool)
         if self.clip_norm is not None:
             is_clipped = is_finite & (norm > self.clip_norm)
@@ -169,7 +171,7 @@ class TrainStep:
             if leaf.shape[0] % self.accumulate:
                 raise InputError(
                     f"a batch of {leaf.shape[0]} rows cannot be taken in {self.accumulate} turns: "
-                    "choose a batch_size that it divides"
+                    "choose a multiple of it for batch_size"
                 )
             return jnp.moveaxis(leaf.reshape(-1, self.accumulate, *leaf.shape[1:]), 1, 0)
 
@@ -201,8 +203,8 @@ def make_train_step(
     """A pure `train_step(state, batch) -> (state, metrics)`: jit it, scan it, vmap it over seeds.
 
     The gradient is clipped by its global norm, g <- g min(1, clip_norm / ||g||), over all
-    parameters; a loss or gradient that is not finite changes neither parameters nor optimiser nor
-    carry, and is counted.
+    parameters; a loss, gradient or carry that is not finite changes neither parameters nor
+    optimiser nor carry, and is counted.
 
     Args:
       loss_fn: (params, batch, key) -> (scalar, dict of scalars to log).
@@ -327,7 +329,7 @@ def first_nonfinite(batch: Any) -> str | None:
     mask = batch.get("mask") if isinstance(batch, dict) else getattr(batch, "mask", None)
     for path, leaf in jax.tree_util.tree_flatten_with_path(batch)[0]:
         values = np.asarray(leaf)
-        if not np.issubdtype(values.dtype, np.floating):
+        if not jnp.issubdtype(values.dtype, jnp.inexact):
             continue
         bad = ~np.isfinite(values)
         if mask is not None and values.shape[: mask.ndim] == mask.shape:

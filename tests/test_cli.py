@@ -380,7 +380,9 @@ def test_a_signal_while_drawing_says_that_the_run_is_finished(capsys):
     with pytest.raises(SystemExit) as caught:
         main(Config, run, stop, ["--out", "x"])
     assert caught.value.code == 130
-    assert capsys.readouterr().err == "stopped: the run in x is finished, its figures are not\n"
+    again = f"python -m {__name__} --plot-only x"
+    said = f"stopped: x is finished, its figures are not: {again}\n"
+    assert capsys.readouterr().err == said
     assert read_run("x").metrics
 
 

@@ -155,6 +155,48 @@ def test_a_cell_that_names_no_parts_is_told_by_its_line():
     assert "time step 7" in str(origin)
 
 
+@pytest.mark.parametrize("options", [{}, {"remat_every": 5}], ids=str)
+def test_a_loop_inside_the_step_is_not_time(options):
+    @dataclass(frozen=True)
+    class Inner(MGU):
+        def step(self, params, h, x):
+            bad = jnp.log(1.0 - x[..., :1])  # -inf at the planted step
+            turns = jax.lax.fori_loop(0, 3, lambda i, y: y + 0.0 * bad, jnp.zeros_like(bad))
+            return super().step(params, h, x) + turns
+
+    params = Inner(4).init(jax.random.key(0), WIDTH)
+    xs = np.roll(planted_inputs(), -CHANNEL, axis=-1)
+    origin = locate(lambda p, xs: unroll(Inner(4), p, xs, **options).ys, params, xs)
+    assert origin.time_step == TIME
+
+
+def test_a_meant_infinity_does_not_hide_another():
+    """Overflow, then a mask of -inf in the same array, then a softmax: the overflow is named."""
+
+    def masked_softmax(x):
+        scores = jnp.where(np.array([True, False, True]), jnp.exp(x), -jnp.inf)
+        weights = jnp.exp(scores - jnp.max(scores))
+        return weights / jnp.sum(weights)
+
+    origin = locate(masked_softmax, jnp.asarray([100.0, 1.0, 1.0]))
+    assert (origin.value, origin.operation) == ("inf", "exp")
+
+
+def test_a_carry_that_is_not_finite():
+    def remember(params, batch, key, carry):
+        return jnp.sum(params["w"]), ({}, jnp.log(carry - batch["x"]))
+
+    optimizer = optax.sgd(0.1)
+    step = make_train_step(remember, optimizer, stateful=True)
+    state = init_state({"w": jnp.ones(2)}, optimizer, jax.random.key(0), jnp.ones((3, 1)))
+    batch = {"x": jnp.asarray([[0.0], [2.0], [0.0]])}
+    after, metrics = jax.jit(step)(state, batch)
+    assert metrics["skipped"] == 1
+    np.testing.assert_array_equal(after.carry, state.carry)
+    origin = locate_step(step, state, batch)
+    assert (origin.operation, origin.entry) == ("log", (1, 0))
+
+
 def test_reverse_counts_the_steps_of_the_input(monkeypatch):
     monkeypatch.setattr(jax.nn, "sigmoid", broken_sigmoid)
     params = LSTM(4).init(jax.random.key(0), WIDTH)

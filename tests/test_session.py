@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -297,7 +298,38 @@ def test_metrics_that_lost_lines_are_no_place_to_go_on_from(stopped, tmp_path, c
     os.truncate(run / "metrics.jsonl", 200)
     with pytest.raises(SystemExit):
         train(run)
-    assert "lines were lost" in capsys.readouterr().err
+    assert "metrics.jsonl has 200 bytes, expected " in capsys.readouterr().err
+
+
+def test_metrics_that_lost_the_newest_lines_are_gone_back_with(
+    stopped, undisturbed, tmp_path, capsys
+):
+    run = tmp_path / "run"
+    shutil.copytree(stopped, run)
+    os.truncate(run / "metrics.jsonl", len(metrics(run)) - 1)
+    train(run)
+    assert "going on after step 20" in capsys.readouterr().err
+    assert metrics(run) == metrics(undisturbed)
+
+
+def test_metrics_that_were_changed_are_found(stopped, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(stopped, run)
+    flip(run / "metrics.jsonl")
+    with pytest.raises(SystemExit):
+        train(run)
+    assert "metrics.jsonl has changed since it was written" in capsys.readouterr().err
+
+
+def test_a_damaged_best_step_is_not_passed_off(tmp_path, capsys):
+    """The newest is whole, but what it calls the best cannot be given back."""
+    run = stopped_at(tmp_path / "run", 43, "--worsening")
+    assert saved(run) == [10, 40, 43]
+    flip(largest(run / "checkpoints" / "10"))
+    with pytest.raises(SystemExit) as stop:
+        train(run, "--worsening")
+    assert stop.value.code == 2
+    assert "its best step, 10, is damaged: " in capsys.readouterr().err
 
 
 def full_disk(folder, *flags):
@@ -344,6 +376,42 @@ def test_early_stopping_and_its_resume(tmp_path):
     train(other)
     assert metrics(other) == metrics(run)
     assert figures(other) == summary
+
+
+def test_leaving_the_loop_saves_what_was_reached(tmp_path):
+    """By `break`, with the best just reported; and a signal that came then is answered."""
+
+    def run(config, log):
+        train_step, state = tiny_training.build(config, {"vocabulary": config.vocabulary})
+        feed = tiny_training.Feed(config)
+        with Session(log, state, feed, num_steps=60, save_every=5) as session:
+            for step, _, _ in session.steps(train_step):
+                log.write(step=step)
+                if step == 12:
+                    session.report(step, 1.0)
+                    log.stop = KeyboardInterrupt
+                    break
+
+    with pytest.raises(SystemExit) as stop:
+        main(tiny_training.Config, run, argv=["--out", str(tmp_path / "run"), *SMALL])
+    assert stop.value.code == 130
+    assert saved(tmp_path / "run") == [10, 12]
+
+
+def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
+    """The update itself left the numbers: good steps stay, the run says what is wrong."""
+    with Checkpoints(tmp_path / "c", keep=1) as checkpoints:
+        checkpoints.save(1, {"w": jnp.ones(2)}, {}, wait=True)
+        with pytest.raises(InputError, match="step 2 is not saved: w holds"):
+            checkpoints.save(2, {"w": jnp.asarray([1.0, jnp.inf])}, {})
+        assert checkpoints.steps() == [1]
+
+
+def test_numbers_that_make_no_sense_are_refused(tmp_path, capsys):
+    for field in ("patience", "save-every"):
+        with pytest.raises(SystemExit):
+            train(tmp_path / field, f"--{field}", "0")
+        assert f"{field.replace('-', '_')} must be 1 or more, got 0" in capsys.readouterr().err
 
 
 def test_stopping_by_hand():
@@ -399,8 +467,6 @@ def test_another_vocabulary_is_refused(stopped, tmp_path, capsys, monkeypatch):
 
 
 def test_another_model_is_refused_by_leaf(tmp_path):
-    import jax.numpy as jnp
-
     with Checkpoints(tmp_path / "c") as checkpoints:
         checkpoints.save(1, {"rnn": {"W_h": jnp.ones((3, 3))}}, {}, wait=True)
         with pytest.raises(InputError, match=r"rnn.W_h has shape \(3, 3\).* this run has \(4, 4\)"):
@@ -411,14 +477,16 @@ def test_another_model_is_refused_by_leaf(tmp_path):
             checkpoints.restore(1, {"rnn": {}})
 
 
-def test_changed_data_is_found_before_the_first_new_step(stopped, tmp_path, capsys, monkeypatch):
+def test_changed_data_is_found_before_the_first_new_step(stopped, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(stopped, run)
-    lines = metrics(run).splitlines(keepends=True)
-    other = lines[0].replace(b"abcdefg", b"gfedcba")
-    (run / "metrics.jsonl").write_bytes(b"".join([other, *lines[1:]]))
+
+    def other_data(config, log):
+        log.write(step=0, vocabulary="another digest")
+        tiny_training.run(config, log)
+
     with pytest.raises(SystemExit):
-        train(run)
+        main(tiny_training.Config, other_data, argv=["--out", str(run), *SMALL])
     assert "line 1 was otherwise when the run began" in capsys.readouterr().err
 
 
