@@ -27,7 +27,7 @@ from seqlab.train import TrainState, TrainStep
 FOLDER, REPORT = "nonfinite", "report.json"
 LOOPS = {"unroll", "chunks", "steps", "turns"}  # scopes in which seqlab's own loops stand
 CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "checkpoint", "custom_jvp_call",
-         "custom_vjp_call")  # fmt: skip
+         "custom_vjp_call", "eval_jaxpr")  # fmt: skip
 INSIDE_JAX = re.compile(r"[/\\]site-packages[/\\](jax|jaxlib|flax|optax)[/\\]")
 
 
