@@ -562,6 +562,8 @@ def _empty_directory(path: Path) -> tuple[Path, bool]:
         made = not path.exists()
         path.mkdir(parents=True, exist_ok=True)
         is_empty = not any(path.iterdir())
+    if (path / SUMMARY).exists():
+        raise InputError(f"{path} holds a finished run: name a new run directory")
     if not is_empty:
         raise InputError(f"{path} is not empty: name a new run directory, or empty this one")
     return path, made

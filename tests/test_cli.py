@@ -188,7 +188,7 @@ def test_a_directory_in_use_is_refused(capsys, tmp_path):
     main(Config, run, plot, ["--out", "x"])
     before = (tmp_path / "x" / "config.json").read_bytes()
     capsys.readouterr()
-    message = "error: x is not empty: name a new run directory, or empty this one\n"
+    message = "error: x holds a finished run: name a new run directory\n"
     assert fails(capsys, "--out", "x") == message
     assert (tmp_path / "x" / "config.json").read_bytes() == before
 
