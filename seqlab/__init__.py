@@ -11,6 +11,7 @@ _HOME = {
     "cells.lookup": ("lookup",),
     "cells.lstm": ("LSTM", "LSTMCarry"),
     "cells.rnn": ("RNN",),
+    "devices": ("Devices",),
     "errors": ("InputError",),
     "gradflow.jacobians": (
         "jacobian_products",
@@ -24,7 +25,9 @@ _HOME = {
     "gradflow.weights": ("share_norms", "weight_shares"),
     "models.functional": ("functional",),
     "models.recurrent": ("ManyToMany", "ManyToOne", "OneToMany", "Recurrent"),
+    "recorder": ("locate",),
     "recurrence": ("Unrolled", "bidirectional", "init_stack", "stack", "unroll"),
+    "session": ("Session",),
     "testing": ("assert_padding_invariant", "check_cell"),
     "train": ("TrainState", "init_state", "make_train_step", "steps"),
     "types": ("Cell", "Model", "Output"),
