@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
-from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
 
 from seqlab.errors import InputError
@@ -138,9 +137,7 @@ class TrainStep:
     def _shared_sums(self, params, batch, carry, key):
         """One device's rows, added up over devices: once a step, not once a time step."""
         sums, carry = self._sums(params, batch, carry, key)
-        # As one vector: the processes of a CPU cluster may add several in different orders.
-        flat, unravel = ravel_pytree(sums)
-        return unravel(jax.lax.psum(flat, SHARDS)), carry
+        return jax.lax.psum(sums, SHARDS), carry
 
     def _sums(self, params, batch, carry, key):
         """(weight, loss, metrics, gradients), the last three times the weight, and the carry.
