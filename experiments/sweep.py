@@ -32,7 +32,6 @@ import importlib
 import importlib.util
 import io
 import itertools
-import json
 import os
 import re
 import shlex
@@ -67,6 +66,7 @@ from tqdm import tqdm
 from seqlab.cli import parse
 from seqlab.data.checks import check_at_least, check_known
 from seqlab.errors import InputError
+from seqlab.files import read_object, to_json, write_whole
 from seqlab.runlog import CONFIG, SECONDS_BETWEEN_LINES, SUMMARY, config_values, read_record
 
 SWEEP = "sweep.json"
@@ -348,7 +348,7 @@ def default_jobs(config: Config, num_members: int) -> int:
 def check_directory(out: Path, name: str) -> None:
     """Refuses a directory that holds anything but a sweep of this experiment."""
     if (out / SWEEP).exists():
-        before = read_json(out / SWEEP).get("experiment")
+        before = read_object(out / SWEEP).get("experiment")
         if before != name:
             raise InputError(f"{out} holds a sweep of {before}, not of {name}: name another --out")
     elif out.is_file() or (out.is_dir() and any(out.iterdir())):
@@ -640,7 +640,7 @@ def summarize(out: Path) -> dict[str, Any]:
     """What `summary.json` of a sweep holds, from what its runs have written by now."""
     if not (out / SWEEP).exists():
         raise InputError(f"{out} is not a sweep's directory: it has no {SWEEP}")
-    asked = read_json(out / SWEEP)
+    asked = read_object(out / SWEEP)
     points: dict[str, dict[str, Any]] = {}
     for member in asked["members"]:
         path = out / member["folder"] / SUMMARY
@@ -652,7 +652,7 @@ def summarize(out: Path) -> dict[str, Any]:
         if not path.exists():
             point["missing"].append(member["folder"])
             continue
-        for name, value in scalars(read_json(path)):
+        for name, value in scalars(read_object(path)):
             point["figures"].setdefault(name, []).append(value)
     for point in points.values():
         point["figures"] = {name: spread(values) for name, values in point["figures"].items()}
@@ -764,25 +764,11 @@ def folded(name: str) -> str:
     return "\n".join(lines)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: not a JSON object")
-    return value
-
-
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Writes a file that is there whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        write_whole(path, to_json(value))
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from error
 

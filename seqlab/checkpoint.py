@@ -11,7 +11,6 @@ renamed when everything is on disk, so that a folder with a number for a name is
 This is the only module that imports Orbax, whose own folders can be damaged without its noticing.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -28,6 +27,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from seqlab.errors import InputError
+from seqlab.files import sha256
 
 STATE, RUN, MANIFEST = "state", "run.json", "manifest.json"
 PARTIAL, DAMAGED = ".partial", ".damaged"
@@ -173,12 +173,12 @@ class Checkpoints:
         if RUN not in expected:
             return f"{MANIFEST} lacks {RUN}"
         found = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
-        for name, (size, sha256) in expected.items():
+        for name, (size, digest) in expected.items():
             if name not in found:
                 return f"{name} is missing"
             if found[name].stat().st_size != size:
                 return f"{name} has {found[name].stat().st_size} bytes, expected {size}"
-            if _sha256(found[name]) != sha256:
+            if sha256(found[name]) != digest:
                 return f"{name} has changed since it was written"
         if extra := sorted(set(found) - set(expected)):
             return f"{extra[0]} does not belong to it"
@@ -281,7 +281,7 @@ class Checkpoints:
             for name, text in texts.items():
                 (partial / name).write_text(text, encoding="utf-8")
             manifest = {
-                path.relative_to(partial).as_posix(): [path.stat().st_size, _sha256(path)]
+                path.relative_to(partial).as_posix(): [path.stat().st_size, sha256(path)]
                 for path in _files(partial)
             }
             (partial / MANIFEST).write_text(json.dumps({"files": manifest}), encoding="utf-8")
@@ -394,11 +394,6 @@ def _files(folder: Path) -> list[Path]:
     """All files below a folder but its manifest."""
     top = folder / MANIFEST
     return sorted(path for path in folder.rglob("*") if path.is_file() and path != top)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _reserve(path: Path, size: int) -> None:

@@ -25,7 +25,8 @@ from seqlab.checkpoint import Checkpoints, local_copy
 from seqlab.train import TrainState, TrainStep
 
 FOLDER, REPORT = "nonfinite", "report.json"
-LOOPS = {"unroll", "chunks", "steps", "turns"}  # scopes in which seqlab's own loops stand
+BACKWARD = "~"  # stands among the scopes of an operation of the backward pass
+NO_PLACE = {"unroll", "chunks", "steps", "turns", BACKWARD}  # seqlab's own loops
 CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "checkpoint", "custom_jvp_call",
          "custom_vjp_call", "eval_jaxpr")  # fmt: skip
 INSIDE_JAX = re.compile(r"[/\\]site-packages[/\\](jax|jaxlib|flax|optax)[/\\]")
@@ -230,11 +231,11 @@ class _Walk:
                 kind,
                 eqn.primitive.name,
                 self.order,
-                place=tuple(name for name in scopes if name not in LOOPS and name != "~"),
+                place=_named(scopes),
                 layer=layer,
                 time_step=time_step,
                 part=part,
-                is_backward="~" in scopes,
+                is_backward=BACKWARD in scopes,
                 turn=turn,
                 source=_source(eqn),
                 entry=entry,
@@ -308,11 +309,16 @@ def _first(origins: Iterable[Origin | None]) -> Origin | None:
 
 
 def _scopes(eqn) -> tuple[str, ...]:
-    """Names of the scopes around an operation; "~" where it belongs to the backward pass."""
+    """Names of the scopes around an operation; BACKWARD where it belongs to the backward pass."""
     text = str(eqn.source_info.name_stack)
     names = re.sub(r"\w+\(", "", text).replace(")", "").split("/")
-    backward = ("~",) if "transpose(" in text else ()
+    backward = (BACKWARD,) if "transpose(" in text else ()
     return (*backward, *(name for name in names if name))
+
+
+def _named(scopes) -> tuple[str, ...]:
+    """The scopes that a reader knows: parts of the model and of the cell."""
+    return tuple(name for name in scopes if name not in NO_PLACE)
 
 
 def _place(scopes, loops) -> tuple[str, int | None, str, int | None]:
@@ -330,11 +336,11 @@ def _place(scopes, loops) -> tuple[str, int | None, str, int | None]:
             time_step, steps_depth = offset * length + index, depth
     if time_step is None or steps_depth is None:
         return "", None, "", turn
-    before = [name for name in scopes[:steps_depth] if name not in LOOPS and name != "~"]
+    before = list(_named(scopes[:steps_depth]))
     for name in [name for name in before if name.startswith("from_step_")]:
         before.remove(name)
         time_step += int(name.removeprefix("from_step_"))
-    part = [name for name in scopes[steps_depth:] if name not in LOOPS and name != "~"]
+    part = _named(scopes[steps_depth:])
     return ".".join(before), time_step, ".".join(part), turn
 
 

@@ -25,6 +25,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from seqlab.errors import InputError
+from seqlab.files import read_object, to_json, write_whole
 from seqlab.writers import Kind, Writer, open_writer
 
 CONFIG, METRICS, SUMMARY, FIGURES = "config.json", "metrics.jsonl", "summary.json", "figures"
@@ -147,7 +148,8 @@ class RunLog:
             if resume:
                 self._reopen(record)
             else:
-                _write_whole(self.path / CONFIG, record)  # first: from here on it can be resumed
+                # The config first: from here on the run can be resumed.
+                write_whole(self.path / CONFIG, to_json(record))
                 self._metrics = (self.path / METRICS).open("xb", buffering=0)
                 _lock(self._metrics, self.path)
                 self.figures.mkdir()
@@ -173,7 +175,7 @@ class RunLog:
         before["resumed"] = [*before.get("resumed", []), again]
         before["config"] = record["config"]  # what may change on resume may have changed
         self.resumed = len(before["resumed"])
-        _write_whole(self.path / CONFIG, before)
+        write_whole(self.path / CONFIG, to_json(before))
         self.figures.mkdir(exist_ok=True)
         if (self.path / CHECKPOINTS).is_dir():
             self._replayed = []
@@ -319,7 +321,7 @@ class RunLog:
         self.close()
         if self.writes:
             with _writing(self.path / SUMMARY):
-                _write_whole(self.path / SUMMARY, summary)
+                write_whole(self.path / SUMMARY, to_json(summary))
         self.finished = True
 
     def close(self) -> None:
@@ -431,7 +433,7 @@ def read_run(directory: Path | str) -> Run:
     record = read_record(path)
     if not (path / SUMMARY).exists():
         raise InputError(f"{path} is an unfinished run: it has no {SUMMARY}; go on with it")
-    summary = _read_object(path / SUMMARY)
+    summary = read_object(path / SUMMARY)
     with _reading(path / METRICS):
         *lines, rest = (path / METRICS).read_bytes().split(b"\n")
     if rest:
@@ -464,7 +466,7 @@ def read_record(directory: Path | str) -> dict[str, Any]:
         raise InputError(f"{path}: no such run directory")
     if not (path / CONFIG).exists():
         raise InputError(f"{path} is not a run directory: it has no {CONFIG}")
-    record = _read_object(path / CONFIG)
+    record = read_object(path / CONFIG)
     if not isinstance(record.get("config"), dict):
         raise InputError(f"{path / CONFIG} holds no config values")
     return record
@@ -516,31 +518,6 @@ def _null_to_nan(value: Any) -> Any:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    with _reading(path):
-        content = path.read_bytes()
-    try:
-        value = json.loads(content)
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: not a JSON object")
-    return value
-
-
-def _write_whole(path: Path, value: dict[str, Any]) -> None:
-    """Writes a JSON file that is there whole or not at all, whenever the process dies."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _lock(file: IO[bytes], path: Path) -> None:

@@ -9,7 +9,6 @@ backward pass a time step. Medians over rounds; run it alone on the machine.
 """
 
 import statistics
-import time
 from dataclasses import dataclass
 
 import jax
@@ -27,6 +26,7 @@ from seqlab.gradflow.taps import (
 from seqlab.models.functional import functional
 from seqlab.models.recurrent import ManyToOne
 from seqlab.runlog import RunLog
+from seqlab.timing import time_variants
 
 
 @dataclass(frozen=True)
@@ -123,19 +123,6 @@ def variants(name, config):
         compiled = jax.jit(function).lower(params, xs).compile()
         calls[label] = lambda compiled=compiled: jax.block_until_ready(compiled(params, xs))
     return calls
-
-
-def time_variants(calls, rounds):
-    """Seconds of each call, interleaved, in an order that turns every other round."""
-    seconds = {label: [] for label in calls}
-    for call in calls.values():
-        call()
-    for k in range(rounds):
-        for label in list(calls)[:: -1 if k % 2 else 1]:
-            start = time.perf_counter()
-            calls[label]()
-            seconds[label].append(time.perf_counter() - start)
-    return seconds
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from seqlab.losses import cross_entropy
 from seqlab.models.functional import functional
 from seqlab.models.recurrent import ManyToMany
 from seqlab.runlog import RunLog
+from seqlab.timing import time_variants
 from seqlab.train import init_state, make_train_step
 
 
@@ -167,19 +168,6 @@ def trainer(config, vocab_size, streams, norms_every):
         jax.block_until_ready((now, metrics))
 
     return call
-
-
-def time_variants(calls, rounds):
-    """Seconds of each call, interleaved, in an order that turns every other round."""
-    seconds = {label: [] for label in calls}
-    for call in calls.values():
-        call()
-    for k in range(rounds):
-        for label in list(calls)[:: -1 if k % 2 else 1]:
-            start = time.perf_counter()
-            calls[label]()
-            seconds[label].append(time.perf_counter() - start)
-    return seconds
 
 
 def time_starts(count):

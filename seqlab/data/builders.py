@@ -23,7 +23,6 @@ here. Its default format needs TensorFlow: the format is always given.
 
 import bisect
 import contextlib
-import hashlib
 import itertools
 import json
 import logging
@@ -43,6 +42,7 @@ from tqdm import tqdm
 from seqlab.data import digits, sources
 from seqlab.data.checks import check_known
 from seqlab.errors import InputError
+from seqlab.files import sha256
 
 ARRAY_RECORD, PARQUET = FORMATS = ("array_record", "parquet")
 MANIFEST = "manifest.json"
@@ -395,7 +395,7 @@ def verify(name: str, folder: Path | str | None = None) -> list[str]:
     damaged = [
         f"{file} is damaged: its sha256 is not {expected.sha256[:12]}"
         for file, expected in _sources_at_hand(name)
-        if _sha256(file) != expected.sha256
+        if sha256(file) != expected.sha256
     ]
     return damaged + _faults(name, path, in_full=True)
 
@@ -560,13 +560,13 @@ def _write_manifest(
         "format": file_format,
         "splits": counts,
         "sources": {
-            key: {"file": file.name, "sha256": _sha256(file)} for key, file in files.items()
+            key: {"file": file.name, "sha256": sha256(file)} for key, file in files.items()
         },
         "files": {
             file.name: {
                 "size": file.stat().st_size,
                 "mtime_ns": file.stat().st_mtime_ns,
-                "sha256": _sha256(file),
+                "sha256": sha256(file),
             }
             for file in sorted(path.iterdir())
         },
@@ -615,7 +615,7 @@ def _fault(file: Path, noted: dict[str, Any], in_full: bool) -> str:
     if found.st_size != noted["size"]:
         return f"{file} is damaged: it has {found.st_size} bytes, expected {noted['size']}"
     if in_full or found.st_mtime_ns != noted["mtime_ns"]:
-        if _sha256(file) != noted["sha256"]:
+        if sha256(file) != noted["sha256"]:
             return f"{file} is damaged: its sha256 is not {noted['sha256'][:12]}"
     return ""
 
@@ -643,11 +643,6 @@ def _origin(name: str) -> str:
     if os.environ.get(sources.MIRROR_VARIABLE):
         return "mirror" if is_there else f"not in the mirror ({sources.MIRROR_VARIABLE})"
     return "cache" if is_there else f"download, {sum(file.size for file in files) / 1e6:.1f} MB"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _decoded(feature: Any, value: Any) -> Any:

@@ -7,9 +7,7 @@ put `<pad>`, `<sos>` and `<eos>` into ids.
 
 import hashlib
 import json
-import os
 import re
-import uuid
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -23,6 +21,7 @@ import numpy as np
 
 from seqlab.data.checks import check_at_least
 from seqlab.errors import InputError
+from seqlab.files import write_whole
 
 SPECIALS = ("<pad>", "<unk>", "<sos>", "<eos>")
 PAD, UNK, SOS, EOS = range(len(SPECIALS))
@@ -116,17 +115,9 @@ class Vocabulary(ABC):
           InputError: the file cannot be written.
         """
         path = Path(path)
-        partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
         content = {**self.to_json(), "digest": self.digest}
         try:
-            try:
-                with partial.open("x", encoding="ascii", newline="\n") as file:
-                    file.write(json.dumps(content, indent=1) + "\n")
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(partial, path)
-            finally:
-                partial.unlink(missing_ok=True)
+            write_whole(path, json.dumps(content, indent=1) + "\n")
         except OSError as error:
             raise InputError(f"cannot write {path}: {error.strerror}") from error
 
