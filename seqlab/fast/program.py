@@ -1,0 +1,254 @@
+"""A traced function as a flat list of operations that can be cut apart and run in pieces."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+
+INLINED = {"jit", "pjit", "closed_call", "core_call", "eval_jaxpr"}
+ELEMENTWISE_COST = {"tanh", "logistic", "exp", "log", "erf", "sin", "cos", "pow", "rsqrt", "sqrt"}
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """What an operation gives or a program takes; told apart by identity."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+
+    @property
+    def size(self) -> int:
+        """How many entries."""
+        size = 1
+        for n in self.shape:
+            size *= n
+        return size
+
+
+class Constant(NamedTuple):
+    """What is written in the program."""
+
+    value: Any
+
+
+Atom = Value | Constant
+
+
+class Op(NamedTuple):
+    """One operation: `call(*inputs)` gives the list of `outputs`."""
+
+    name: str
+    call: Callable[..., Sequence[Any]]
+    inputs: tuple[Atom, ...]
+    outputs: tuple[Value, ...]
+    params: dict[str, Any]
+
+
+class Program(NamedTuple):
+    """Operations in the order in which they run."""
+
+    inputs: list[Value]
+    ops: list[Op]
+    outputs: list[Atom]
+
+
+def value_like(leaf: Any) -> Value:
+    """A `Value` of the shape and dtype of an array, a tracer or a `Value`."""
+    return Value(tuple(leaf.shape), leaf.dtype)
+
+
+def op(name: str, function: Callable[..., Any], inputs: Iterable[Atom], like: Value) -> Op:
+    """An operation of our own, with one result shaped like `like`."""
+    return Op(name, lambda *args: [function(*args)], tuple(inputs), (value_like(like),), {})
+
+
+def from_jaxpr(closed: core.ClosedJaxpr) -> Program:
+    """The program of a closed jaxpr, calls written out in place.
+
+    The constants of the outermost jaxpr, among them whatever the function has closed over, become
+    its first inputs.
+    """
+    jaxpr, ops = closed.jaxpr, []
+    consts = [value_like(var.aval) for var in jaxpr.constvars]
+    inputs = [value_like(var.aval) for var in jaxpr.invars]
+    outputs = _write_out(jaxpr, [*consts, *inputs], ops)
+    return Program([*consts, *inputs], ops, outputs)
+
+
+def _write_out(jaxpr, args: Sequence[Atom], ops: list[Op]) -> list[Atom]:
+    known: dict[Any, Atom] = dict(zip([*jaxpr.constvars, *jaxpr.invars], args, strict=True))
+
+    def read(atom):
+        return Constant(atom.val) if isinstance(atom, core.Literal) else known[atom]
+
+    for eqn in jaxpr.eqns:
+        inputs = [read(atom) for atom in eqn.invars]
+        if eqn.primitive.name in INLINED:
+            inner = eqn.params["jaxpr"] if "jaxpr" in eqn.params else eqn.params["call_jaxpr"]
+            if hasattr(inner, "jaxpr"):
+                inputs = [*map(Constant, inner.consts), *inputs]
+                inner = inner.jaxpr
+            outputs = _write_out(inner, inputs, ops)
+        else:
+            outputs = [value_like(var.aval) for var in eqn.outvars]
+            name, params = eqn.primitive.name, eqn.params
+            ops.append(Op(name, _binder(eqn), tuple(inputs), tuple(outputs), params))
+        known.update(zip(eqn.outvars, outputs, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _binder(eqn) -> Callable[..., Sequence[Any]]:
+    """What runs an equation as jax itself would."""
+    scope = str(eqn.source_info.name_stack).replace("(", "/").replace(")", "").rpartition("/")[2]
+
+    def bind(*args):
+        with jax.named_scope(scope or eqn.primitive.name):
+            result = eqn.primitive.bind(*args, **eqn.primitive.get_bind_params(eqn.params))
+        return result if eqn.primitive.multiple_results else [result]
+
+    return bind
+
+
+def run(ops: Iterable[Op], known: dict[Value, Any], outputs: Iterable[Atom]) -> list[Any]:
+    """What `outputs` are, with `known` given; operations that nothing needs are left out."""
+    outputs, known = list(outputs), dict(known)
+
+    def read(atom):
+        return atom.value if isinstance(atom, Constant) else known[atom]
+
+    for each in needed(ops, outputs, known):
+        known.update(zip(each.outputs, each.call(*map(read, each.inputs)), strict=True))
+    return [read(atom) for atom in outputs]
+
+
+def needed(ops: Iterable[Op], outputs: Iterable[Atom], known: Iterable[Value] = ()) -> list[Op]:
+    """The operations that `outputs` wait for, where the values of `known` are already there."""
+    have, wanted, kept = set(known), set(), []
+    wanted.update(atom for atom in outputs if isinstance(atom, Value))
+    for each in reversed(list(ops)):
+        if any(value in wanted and value not in have for value in each.outputs):
+            kept.append(each)
+            wanted.update(atom for atom in each.inputs if isinstance(atom, Value))
+    return kept[::-1]
+
+
+def reached(ops: Iterable[Op], start: Iterable[Value]) -> set[Value]:
+    """`start` and every value that depends on it."""
+    found = set(start)
+    for each in ops:
+        if not found.isdisjoint(atom for atom in each.inputs if isinstance(atom, Value)):
+            found.update(each.outputs)
+    return found
+
+
+def frontier(
+    ops: list[Op], inside: set[Value], outputs: Iterable[Atom] = ()
+) -> tuple[list[Op], list[Value]]:
+    """The part of a program that computes `inside`, and what has to be handed to it.
+
+    What only repeats a smaller value (a bias over the batch, a flag over the units) is computed
+    inside, where it costs nothing, rather than handed over at its full size.
+
+    Returns:
+      (ops, values): the operations of the part in order; the values that it reads from without.
+    """
+    maker = {value: each for each in ops for value in each.outputs}
+    part, handed, seen = set(), [], set()
+
+    def visit(atom):
+        if not isinstance(atom, Value) or atom in seen:
+            return
+        seen.add(atom)
+        each = maker.get(atom)
+        if each is not None and (atom in inside or _repeats(each)):
+            if id(each) not in part:
+                part.add(id(each))
+                for below in each.inputs:
+                    visit(below)
+        elif atom not in inside:
+            handed.append(atom)
+
+    for each in needed(ops, [*outputs]):
+        if any(value in inside for value in each.outputs):
+            visit(each.outputs[0])
+            for value in each.outputs:
+                seen.add(value)
+            part.add(id(each))
+            for below in each.inputs:
+                visit(below)
+    for atom in outputs:
+        visit(atom)
+    return [each for each in ops if id(each) in part], handed
+
+
+def _repeats(each: Op) -> bool:
+    if each.name != "broadcast_in_dim":
+        return False
+    source = each.inputs[0]
+    return isinstance(source, Constant) or source.size < each.outputs[0].size
+
+
+def join_products(ops: list[Op], is_fixed: set[Value]) -> tuple[list[Op], list[Op]]:
+    """Products of one vector with several fixed matrices, made one product with them side by side.
+
+    Args:
+      ops: of a loop's body.
+      is_fixed: what is the same at every step.
+
+    Returns:
+      (ops, sides): the body, and the operations that lay the matrices side by side, once.
+    """
+    groups: dict[Any, list[Op]] = {}
+    for each in ops:
+        key = _product_key(each, is_fixed)
+        if key is not None:
+            groups.setdefault(key, []).append(each)
+    sides, joined, skipped = [], {}, set()
+    for group in groups.values():
+        if len(group) < 2:
+            continue
+        matrices = [atom for each in group for atom in each.inputs[1:] if isinstance(atom, Value)]
+        widths = tuple(matrix.shape[1] for matrix in matrices)
+        wide = Value((matrices[0].shape[0], sum(widths)), matrices[0].dtype)
+        sides.append(Op("concatenate", _side_by_side, tuple(matrices), (wide,), {}))
+        first = group[0]
+        vectors, out = first.inputs[0], first.outputs[0]
+        product = Value((*out.shape[:-1], sum(widths)), out.dtype)
+        axis = len(out.shape) - 1
+        joined[id(first)] = [
+            first._replace(inputs=(vectors, wide), outputs=(product,)),
+            Op(
+                "split",
+                lambda array, widths=widths, axis=axis: jax.lax.split(array, widths, axis),
+                (product,),
+                tuple(each.outputs[0] for each in group),
+                {},
+            ),
+        ]
+        skipped.update(id(each) for each in group[1:])
+    body = []
+    for each in ops:
+        if id(each) not in skipped:
+            body.extend(joined.get(id(each), [each]))
+    return body, sides
+
+
+def _side_by_side(*matrices):
+    return [jnp.concatenate(matrices, axis=1)]
+
+
+def _product_key(each: Op, is_fixed: set[Value]) -> Any:
+    """Equal for products that can be joined; None for what is no such product."""
+    if each.name != "dot_general":
+        return None
+    vectors, matrix = each.inputs
+    if not isinstance(vectors, Value) or not isinstance(matrix, Value) or matrix not in is_fixed:
+        return None
+    last = len(vectors.shape) - 1
+    if each.params["dimension_numbers"] != (((last,), (0,)), ((), ())) or len(matrix.shape) != 2:
+        return None
+    rest = {key: each.params[key] for key in ("precision", "preferred_element_type")}
+    return (vectors, matrix.dtype, *map(str, rest.values()))
