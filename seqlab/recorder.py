@@ -22,6 +22,7 @@ import numpy as np
 from jax.extend import core
 
 from seqlab.checkpoint import Checkpoints, local_copy
+from seqlab.recurrence import using
 from seqlab.train import TrainState, TrainStep
 
 FOLDER, REPORT = "nonfinite", "report.json"
@@ -95,8 +96,9 @@ class _Tracked:
 def locate(function: Callable[..., Any], *args: Any, names: tuple[str, ...] = ()) -> Origin | None:
     """Where the first NaN or infinity of `function(*args)` arose that reaches its result.
 
-    The program that is walked is the one that `jax.jit` would compile, in its order, run operation
-    by operation: it takes seconds where the compiled one takes milliseconds.
+    The program that is walked is the one that `jax.jit` would compile, with the plain form of
+    `unroll`, run operation by operation: it takes seconds where the compiled one takes
+    milliseconds.
 
     Args:
       function: of trees of arrays, to a tree of arrays; `jax.value_and_grad(...)`, say.
@@ -109,7 +111,8 @@ def locate(function: Callable[..., Any], *args: Any, names: tuple[str, ...] = ()
       them counts, whether it or another is the one that reaches the result.
     """
     names = names or tuple(f"argument {i}" for i in range(len(args)))
-    program = jax.make_jaxpr(function)(*args)
+    with using("scan"):  # whose operations lie in the order of time
+        program = jax.make_jaxpr(function)(*args)
     inputs = []
     for name, arg in zip(names, args, strict=True):
         for path, leaf in jax.tree_util.tree_flatten_with_path(arg)[0]:

@@ -1,12 +1,29 @@
 """The one loop over time, and the layers made of it."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 
+from seqlab.fast.loop import walk
 from seqlab.types import SHARDS, Array, Carry, Cell, Params, RoutedCell
+
+
+FORMS = ("auto", "fast", "scan")
+_form: ContextVar[str] = ContextVar("form", default="auto")
+
+
+@contextmanager
+def using(form: str) -> Iterator[None]:
+    """Inside, every `unroll` that is not told its form takes this one; see its `form`."""
+    token = _form.set(form)
+    try:
+        yield
+    finally:
+        _form.reset(token)
 
 
 class Unrolled(NamedTuple):
@@ -32,6 +49,7 @@ def unroll(
     truncate_every: int | None = None,
     remat_every: int | None = None,
     recurrent_mask: Array | None = None,
+    form: str | None = None,
 ) -> Unrolled:
     """Walks sequences with a cell: carry_t = step(params, carry_{t-1}, x_t).
 
@@ -63,13 +81,18 @@ def unroll(
         again. Changes memory, never values; the least memory is near k = sqrt(T).
       recurrent_mask: None, or [..., H], constant over time: what the cell's matrices read of h is
         multiplied by it (variational dropout). Only for cells whose `step` takes it.
+      form: "fast", the loop from which everything is taken that does not wait for the step before
+        (`seqlab.fast.loop`); "scan", the plain `jax.lax.scan` of `step`; "auto", the fast one where
+        the cell allows it: it may hold no loop and no `jax.custom_vjp` of its own. Both give the
+        same values and derivatives, to rounding. None is what `using` says, else "auto".
 
     Returns:
       Unrolled(carry, ys, carries).
 
     Raises:
       ValueError: on an empty batch or time axis, a mask, carry or taps of another shape, or a
-        `step` that changes the shape or dtype of the carry.
+        `step` that changes the shape or dtype of the carry; form="fast" for a cell that has no such
+        form.
 
     References: Werbos, 1990 (back-propagation through time); Williams and Peng, 1990 (truncation);
     Chen et al., 2016 (recomputation); Gal and Ghahramani, 2016 (variational dropout).
@@ -93,6 +116,10 @@ def unroll(
                 f"expected {xs.shape[:-1]} and bool"
             )
 
+    form = _form.get() if form is None else form
+    if form not in FORMS:
+        raise ValueError(f"unroll: form={form!r}, expected one of {', '.join(FORMS)}")
+
     fresh = cell.initial_carry(params, tuple(batch_shape))
     carry = fresh if carry is None else carry
     _same_shapes(cell, "carry", carry, fresh)
@@ -115,7 +142,7 @@ def unroll(
         walked = jnp.arange(num_steps)[::-1] if reverse else jnp.arange(num_steps)
         cuts = (walked % truncate_every == 0) & (walked > 0)  # the first state is no border
 
-    def step(weights, carry, x, route_taps):
+    def step(weights, carry, x, route_taps, options):
         if routed is None:
             return cell.step(weights, carry, x, **options)
         reads = dict.fromkeys(routed.routes, jax.lax.stop_gradient(carry))
@@ -123,7 +150,8 @@ def unroll(
             reads[route] = carry if tap is None else jax.tree.map(jnp.add, carry, tap)
         return routed.step_by_route(weights, reads, x, **options)
 
-    def body(carry, inputs):
+    def body(same, carry, inputs):
+        params, fresh, options = same
         x, real, new_row, cut, tap, weight_tap, route_taps = inputs
         if cut is not None:
             carry = jax.tree.map(lambda c: jnp.where(cut, jax.lax.stop_gradient(c), c), carry)
@@ -131,15 +159,12 @@ def unroll(
             carry = _select(new_row, fresh, carry)
         weights = params if weight_tap is None else jax.tree.map(jnp.add, params, weight_tap)
         if real is None:
-            carry = step(weights, carry, x, route_taps)
+            carry = step(weights, carry, x, route_taps, options)
         else:
             # Before the step and after it: else a NaN in the padding leaks into the gradients.
-            new = step(weights, carry, jnp.where(real[..., None], x, 0.0), route_taps)
+            new = step(weights, carry, jnp.where(real[..., None], x, 0.0), route_taps, options)
             carry = _select(real, new, carry)
-        if tap is not None:
-            carry = jax.tree.map(jnp.add, carry, tap)
-        y = cell.output(carry)
-        return carry, (y if real is None else jnp.where(real[..., None], y, 0.0), carry)
+        return carry if tap is None else jax.tree.map(jnp.add, carry, tap)
 
     def time_first(tree):
         return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, axis, 0), tree)
@@ -151,9 +176,24 @@ def unroll(
         weight_taps,
         time_first(routes),
     )
+    same = (params, fresh if reset is not None else None, options)
     with jax.named_scope("unroll"):
-        carry, trail = _scan(body, carry, steps, num_steps, remat_every, reverse)
-    ys, carries = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, axis), trail)
+        found = None
+        if form != "scan":
+            chunk, remat = remat_every, remat_every is not None
+            found = walk(body, same, carry, steps, reverse=reverse, chunk=chunk, remat=remat)
+            if found is None and form == "fast":
+                raise ValueError(
+                    f'{cell}: form="fast" cannot cut a step with a loop or a jax.custom_vjp of its '
+                    'own; use form="scan", or "auto"'
+                )
+        if found is None:
+            found = _scan(body, same, carry, steps, num_steps, remat_every, reverse)
+    carry, trail = found
+    carries = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, axis), trail)
+    ys = cell.output(carries)
+    if mask is not None:
+        ys = jnp.where(mask[..., None], ys, 0.0)
     return Unrolled(carry, ys, carries)
 
 
@@ -353,15 +393,19 @@ def _select(flags, yes, no):
     return jax.tree.map(lambda a, b: jnp.where(flags[..., None], a, b), yes, no)
 
 
-def _scan(body, carry, steps, num_steps, remat_every, reverse):
+def _scan(body, same, carry, steps, num_steps, remat_every, reverse):
     """`jax.lax.scan`, or the same in chunks of `remat_every` whose insides are computed twice.
 
     The scopes are how `seqlab.recorder` knows a time step from any other loop's turn.
     """
 
+    def turn(carry, inputs):
+        carry = body(same, carry, inputs)
+        return carry, carry
+
     def scan(carry, part):
         with jax.named_scope("steps"):
-            return jax.lax.scan(body, carry, part, reverse=reverse)
+            return jax.lax.scan(turn, carry, part, reverse=reverse)
 
     if remat_every is None or remat_every >= num_steps:
         return scan(carry, steps)

@@ -27,6 +27,7 @@ FIGURES = {
     },
     "experiments.rnn_lm": {"training.png"},
     "experiments.exploding_gradients": {"phase_diagram.png", "clipping.png", "error_wall.png"},
+    "experiments.benchmarks.recurrence": {"recurrence.png"},
 }
 
 

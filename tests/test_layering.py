@@ -28,7 +28,7 @@ ALLOWED = {
     "train": {"types", "losses"},
     "checkpoint": {"types", "losses", "train", "files"},
     "devices": {"types"},
-    "recorder": {"types", "train", "checkpoint"},
+    "recorder": {"types", "recurrence", "train", "checkpoint"},
     "session": {"types", "train", "checkpoint", "recorder", "devices", "runlog"},
     "replay": {"checkpoint", "recorder", "runlog", "cli"},
     "writers": set(),
