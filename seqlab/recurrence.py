@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from seqlab.fast.loop import walk
 from seqlab.types import SHARDS, Array, Carry, Cell, Params, RoutedCell
 
-
 FORMS = ("auto", "fast", "scan")
 _form: ContextVar[str] = ContextVar("form", default="auto")
 
