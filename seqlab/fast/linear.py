@@ -7,7 +7,8 @@ is back-propagation through time with nothing in its loop but the adjoint: weigh
 one product over all steps.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -76,6 +77,16 @@ class _Work:
         self.factors: list[Op] = []
         self.early: list[Op] = []
         self.late: list[Op] = []
+        self.made: dict[Any, Value] = {}
+
+    def factor(self, name: str, function: Callable[..., Any], *inputs: Atom, like: Value) -> Value:
+        """A factor; computed once, though both parts of a tangent ask for it."""
+        key = (name, *inputs)
+        if key not in self.made:
+            made = op(name, function, inputs, like)
+            self.factors.append(made)
+            self.made[key] = made.outputs[0]
+        return self.made[key]
 
     def both(self) -> tuple[list[Op], list[Op]]:
         return self.late, self.early
@@ -89,16 +100,15 @@ class _Work:
             return Scaled(scaled.base, Constant(scaled.factor.value * factor.value))
         like = factor if isinstance(factor, Value) else scaled.factor
         assert isinstance(like, Value)
-        made = op("mul", jnp.multiply, (scaled.factor, factor), like)
-        self.factors.append(made)
-        return Scaled(scaled.base, made.outputs[0])
+        return Scaled(
+            scaled.base, self.factor("mul", jnp.multiply, scaled.factor, factor, like=like)
+        )
 
     def negative(self, scaled: Scaled | None) -> Scaled | None:
         if scaled is None or scaled.factor is None or isinstance(scaled.factor, Constant):
             return self.times(scaled, Constant(-1.0))
-        made = op("neg", jnp.negative, (scaled.factor,), scaled.factor)
-        self.factors.append(made)
-        return Scaled(scaled.base, made.outputs[0])
+        factor = scaled.factor
+        return Scaled(scaled.base, self.factor("neg", jnp.negative, factor, like=factor))
 
     def plus(self, a: Scaled | None, b: Scaled | None, ops: list[Op]) -> Scaled | None:
         if a is None or b is None:
@@ -108,10 +118,7 @@ class _Work:
             values = [f for f in factors if isinstance(f, Value)]
             if not values:
                 return Scaled(a.base, Constant(sum(f.value for f in factors)))  # pyright: ignore
-            like = values[0]
-            made = op("add", jnp.add, factors, like)
-            self.factors.append(made)
-            return Scaled(a.base, made.outputs[0])
+            return Scaled(a.base, self.factor("add", jnp.add, *factors, like=values[0]))
         left, right = self.plain(a, ops), self.plain(b, ops)
         made = op("add", jnp.add, (left, right), left)
         ops.append(made)
@@ -158,10 +165,9 @@ def _place(work: _Work, parts: dict[Value, Split], each: Op) -> None:
         parts[out] = Split(work.times(a.late, factor), work.times(a.early, factor))
     elif each.name == "div" and len(linear) == 1:
         divisor = each.inputs[1]
-        made = op("reciprocal", lambda d: 1.0 / d, (divisor,), _like(divisor, out))
-        work.factors.append(made)
-        a = parts[linear[0]]
-        parts[out] = Split(*(work.times(part, made.outputs[0]) for part in a))
+        like = divisor if isinstance(divisor, Value) else Value((), out.dtype)
+        factor = work.factor("reciprocal", lambda d: 1.0 / d, divisor, like=like)
+        parts[out] = Split(*(work.times(part, factor) for part in parts[linear[0]]))
     elif each.name == "neg":
         parts[out] = Split(*(work.negative(part) for part in parts[linear[0]]))
     elif each.name in STRUCTURAL and len(linear) == 1:
@@ -173,10 +179,6 @@ def _place(work: _Work, parts: dict[Value, Split], each: Op) -> None:
         _choose(work, parts, each)
     else:
         _as_one(work, parts, each, linear)
-
-
-def _like(atom: Atom, otherwise: Value) -> Value:
-    return atom if isinstance(atom, Value) else Value((), otherwise.dtype)
 
 
 def _copied(work, each, part, ops):

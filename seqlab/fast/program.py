@@ -28,7 +28,8 @@ class Value:
         return size
 
 
-class Constant(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Constant:
     """What is written in the program."""
 
     value: Any
