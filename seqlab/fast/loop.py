@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 
 from seqlab.fast.linear import rearrange
@@ -38,6 +39,8 @@ TRANSCENDENTAL = {
     "rsqrt", "dot_general",
 }  # fmt: skip
 CHUNK_BYTES = 2**21  # of what one chunk leaves for its backward pass: it should stay in the cache
+KEPT = "kept by seqlab.fast"
+KEEP = jax.checkpoint_policies.save_only_these_names(KEPT)
 SHORTEST, LONGEST = 5, 25  # steps of a chunk
 
 
@@ -104,14 +107,14 @@ def walk(
     if chunk is None:
         chunk = _chunk_length(cut, num_steps)
 
+    # Factors of the backward pass are computed there, of what the loop keeps.
+    policy = jax.checkpoint_policies.nothing_saveable if remat else KEEP
+
     def part(fixed, carry, xs):
         return _part(cut, fixed, carry, xs, reverse)
 
     def scan(carry, xs, length):
-        turn = partial(part, fixed)
-        if remat:
-            turn = jax.checkpoint(part, prevent_cse=False)
-            turn = partial(turn, fixed)
+        turn = partial(jax.checkpoint(part, prevent_cse=False, policy=policy), fixed)
         count = len(xs[0]) // length
         if count == 1:
             return turn(carry, xs)
@@ -216,6 +219,7 @@ def _run_loop(cut, reverse, length, fixed, carry, handed, kept, ops=None, carry_
 
     with jax.named_scope("steps"):
         carry, (carries, saved) = jax.lax.scan(step, carry, handed, length=length, reverse=reverse)
+    carries, saved = checkpoint_name((carries, saved), KEPT)
     return carry, carries, saved
 
 
