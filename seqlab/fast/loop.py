@@ -30,6 +30,7 @@ from seqlab.fast.program import (
     needed,
     reached,
     run,
+    run_rows,
 )
 
 UNFIT = {"custom_vjp_call", "custom_vjp_call_jaxpr", "custom_lin", "while", "scan", "cond"}
@@ -153,9 +154,7 @@ def cut_body(closed, num_weights: int, num_carry: int) -> Body | None:
     inner = {value for each in loop for value in each.outputs} | set(carry)
     handed = [value for value in reads if value not in inner and value in moving]
     fixed = [value for value in reads if value not in inner and value not in moving]
-    early = [
-        each for each in program.ops if any(value in moving - waiting for value in each.outputs)
-    ]
+    early, _ = frontier(program.ops, moving - waiting, handed)
     early = needed(early, handed)
     made = {value for each in early for value in each.outputs} | set(inputs)
     fixed += [value for value in _reads(early) if value not in made and value not in fixed]
@@ -186,15 +185,8 @@ def _chunk_length(cut: Body, num_steps: int) -> int:
 
 def _part(cut: Body, fixed, carry, xs, reverse):
     """One chunk: what does not wait for the loop, then the loop."""
-
-    def early(xs):
-        known = {
-            **dict(zip(cut.fixed, fixed, strict=True)),
-            **dict(zip(cut.inputs, xs, strict=True)),
-        }
-        return run(cut.early, known, cut.handed)
-
-    handed = jax.vmap(early)(xs) if cut.handed else []
+    known = dict(zip(cut.fixed, fixed, strict=True))
+    handed = run_rows(cut.early, known, dict(zip(cut.inputs, xs, strict=True)), cut.handed)
     return _loop(cut, reverse, xs[0].shape[0], fixed, carry, handed)
 
 
@@ -305,20 +297,16 @@ def _loop_jvp(cut, reverse, length, primals, tangents):
     once = [value for value in passed if value not in same]
     rows = [value for value in passed if value in same]
 
-    def bulk(carry, handed, saved, after, d_handed):
-        known = dict(zip(v_fixed, fixed, strict=True))
-        known.update(zip(v_dfixed, d_fixed, strict=True))
-        known.update(zip(v_carry, carry, strict=True))
-        known.update(zip(v_handed, handed, strict=True))
-        known.update(zip(v_dhanded, d_handed, strict=True))
-        known.update(zip(kept, saved, strict=True))
-        known.update((v, a) for v, a in zip(next_values, after, strict=True) if v in known_next)
-        return run(bulk_ops, known, rows)
-
-    made_rows = jax.vmap(bulk)(before, handed, saved, carries, d_handed)
-    at_once = dict(zip(v_fixed, fixed, strict=True))
-    at_once.update(zip(v_dfixed, d_fixed, strict=True))
-    made_once = run(bulk_ops, at_once, once)
+    known = dict(zip([*v_fixed, *v_dfixed], [*fixed, *d_fixed], strict=True))
+    moving = dict(zip([*v_carry, *v_handed, *kept], [*before, *handed, *saved], strict=True))
+    moving.update(zip(v_dhanded, d_handed, strict=True))
+    moving.update(
+        (value, trail)
+        for value, trail in zip(next_values, carries, strict=True)
+        if value in known_next
+    )
+    made_rows = run_rows(bulk_ops, known, moving, rows)
+    made_once = run(bulk_ops, known, once)
 
     def tangent(d_carry, row):
         known = dict(zip(once, made_once, strict=True))

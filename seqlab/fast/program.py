@@ -125,6 +125,52 @@ def run(ops: Iterable[Op], known: dict[Value, Any], outputs: Iterable[Atom]) -> 
     return [read(atom) for atom in outputs]
 
 
+def run_rows(
+    ops: Iterable[Op], known: dict[Value, Any], rows: dict[Value, Any], outputs: Iterable[Atom]
+) -> list[Any]:
+    """`run` for many steps at once.
+
+    Args:
+      ops: of one step.
+      known: what is the same at every step.
+      rows: what is not, with a leading axis of steps.
+      outputs: of these, what depends on `rows` has a leading axis of steps.
+    """
+    outputs, known, rows = list(outputs), dict(known), dict(rows)
+    for each in needed(ops, outputs, [*known, *rows]):
+        moves = [atom in rows for atom in each.inputs]
+        args = [
+            atom.value if isinstance(atom, Constant) else rows.get(atom, known.get(atom))
+            for atom in each.inputs
+        ]
+        if not any(moves):
+            known.update(zip(each.outputs, each.call(*args), strict=True))
+        elif moves == [True, False] and is_product(each):
+            # Flat, so that the derivative is a product of two matrices too, without a copy.
+            vectors = args[0]
+            options = {key: each.params[key] for key in ("precision", "preferred_element_type")}
+            flat = vectors.reshape(-1, vectors.shape[-1])
+            found = jax.lax.dot_general(flat, args[1], (((1,), (0,)), ((), ())), **options)
+            rows[each.outputs[0]] = found.reshape(*vectors.shape[:-1], found.shape[-1])
+        else:
+            axes = [0 if yes else None for yes in moves]
+            rows.update(zip(each.outputs, jax.vmap(each.call, in_axes=axes)(*args), strict=True))
+    return [
+        atom.value if isinstance(atom, Constant) else rows.get(atom, known.get(atom))
+        for atom in outputs
+    ]
+
+
+def is_product(each: Op) -> bool:
+    """Whether it is vectors [..., D] times a matrix [D, H]."""
+    if each.name != "dot_general":
+        return False
+    vectors, matrix = each.inputs
+    if isinstance(vectors, Constant) or isinstance(matrix, Constant) or len(matrix.shape) != 2:
+        return False
+    return each.params["dimension_numbers"] == (((len(vectors.shape) - 1,), (0,)), ((), ()))
+
+
 def needed(ops: Iterable[Op], outputs: Iterable[Atom], known: Iterable[Value] = ()) -> list[Op]:
     """The operations that `outputs` wait for, where the values of `known` are already there."""
     have, wanted, kept = set(known), set(), []
@@ -243,13 +289,8 @@ def _side_by_side(*matrices):
 
 def _product_key(each: Op, is_fixed: set[Value]) -> Any:
     """Equal for products that can be joined; None for what is no such product."""
-    if each.name != "dot_general":
+    if not is_product(each) or each.inputs[1] not in is_fixed:
         return None
     vectors, matrix = each.inputs
-    if not isinstance(vectors, Value) or not isinstance(matrix, Value) or matrix not in is_fixed:
-        return None
-    last = len(vectors.shape) - 1
-    if each.params["dimension_numbers"] != (((last,), (0,)), ((), ())) or len(matrix.shape) != 2:
-        return None
     rest = {key: each.params[key] for key in ("precision", "preferred_element_type")}
     return (vectors, matrix.dtype, *map(str, rest.values()))
