@@ -155,7 +155,8 @@ def cut_body(closed, num_weights: int, num_carry: int) -> Body | None:
     handed = [value for value in reads if value not in inner and value in moving]
     fixed = [value for value in reads if value not in inner and value not in moving]
     early, _ = frontier(program.ops, moving - waiting, handed)
-    early = needed(early, handed)
+    early, early_sides = join_products(needed(early, handed), is_fixed)
+    sides += early_sides
     made = {value for each in early for value in each.outputs} | set(inputs)
     fixed += [value for value in _reads(early) if value not in made and value not in fixed]
     once = [each for each in program.ops if moving.isdisjoint(each.outputs)] + sides
