@@ -137,28 +137,36 @@ def run_rows(
       outputs: of these, what depends on `rows` has a leading axis of steps.
     """
     outputs, known, rows = list(outputs), dict(known), dict(rows)
+
+    def read(atom):
+        if isinstance(atom, Constant):
+            return atom.value
+        return rows[atom] if atom in rows else known[atom]
+
     for each in needed(ops, outputs, [*known, *rows]):
+        args = [read(atom) for atom in each.inputs]
         moves = [atom in rows for atom in each.inputs]
-        args = [
-            atom.value if isinstance(atom, Constant) else rows.get(atom, known.get(atom))
-            for atom in each.inputs
-        ]
         if not any(moves):
             known.update(zip(each.outputs, each.call(*args), strict=True))
-        elif moves == [True, False] and is_product(each):
-            # Flat, so that the derivative is a product of two matrices too, without a copy.
-            vectors = args[0]
+            continue
+        # Flat, so that the derivative too is a product of two matrices, without a copy.
+        if moves == [True, False] and is_product(each):
             options = {key: each.params[key] for key in ("precision", "preferred_element_type")}
-            flat = vectors.reshape(-1, vectors.shape[-1])
-            found = jax.lax.dot_general(flat, args[1], (((1,), (0,)), ((), ())), **options)
-            rows[each.outputs[0]] = found.reshape(*vectors.shape[:-1], found.shape[-1])
+            product = (((1,), (0,)), ((), ()))
+            found = [jax.lax.dot_general(_flat(args[0]), args[1], product, **options)]
+        elif each.name == "split" and each.params["axis"] == len(each.outputs[0].shape) - 1:
+            found = jax.lax.split(_flat(args[0]), each.params["sizes"], 1)
         else:
             axes = [0 if yes else None for yes in moves]
             rows.update(zip(each.outputs, jax.vmap(each.call, in_axes=axes)(*args), strict=True))
-    return [
-        atom.value if isinstance(atom, Constant) else rows.get(atom, known.get(atom))
-        for atom in outputs
-    ]
+            continue
+        for value, flat in zip(each.outputs, found, strict=True):
+            rows[value] = flat.reshape(*args[0].shape[:-1], flat.shape[-1])
+    return [read(atom) for atom in outputs]
+
+
+def _flat(array):
+    return array.reshape(-1, array.shape[-1])
 
 
 def is_product(each: Op) -> bool:
@@ -272,7 +280,7 @@ def join_products(ops: list[Op], is_fixed: set[Value]) -> tuple[list[Op], list[O
                 lambda array, widths=widths, axis=axis: jax.lax.split(array, widths, axis),
                 (product,),
                 tuple(each.outputs[0] for each in group),
-                {},
+                {"sizes": widths, "axis": axis},
             ),
         ]
         skipped.update(id(each) for each in group[1:])
@@ -293,4 +301,4 @@ def _product_key(each: Op, is_fixed: set[Value]) -> Any:
         return None
     vectors, matrix = each.inputs
     rest = {key: each.params[key] for key in ("precision", "preferred_element_type")}
-    return (vectors, matrix.dtype, *map(str, rest.values()))
+    return (vectors, getattr(matrix, "dtype", None), *map(str, rest.values()))
