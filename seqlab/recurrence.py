@@ -165,28 +165,24 @@ def unroll(
             carry = _select(real, new, carry)
         return carry if tap is None else jax.tree.map(jnp.add, carry, tap)
 
-    def time_first(tree):
-        return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, axis, 0), tree)
-
-    steps = (
-        *time_first((xs, mask, reset)),
-        cuts,
-        time_first(taps),
-        weight_taps,
-        time_first(routes),
-    )
+    steps = (xs, mask, reset, cuts, taps, weight_taps, routes)
+    axes = (axis, axis, axis, 0, axis, 0, axis)
+    axes = tuple(jax.tree.map(lambda _, a=a: a, tree) for a, tree in zip(axes, steps, strict=True))
     same = (params, fresh if reset is not None else None, options)
     with jax.named_scope("unroll"):
         found = None
         if form != "scan":
             chunk, remat = remat_every, remat_every is not None
-            found = walk(body, same, carry, steps, reverse=reverse, chunk=chunk, remat=remat)
+            found = walk(
+                body, same, carry, steps, axes=axes, reverse=reverse, chunk=chunk, remat=remat
+            )
             if found is None and form == "fast":
                 raise ValueError(
                     f'{cell}: form="fast" cannot cut a step with a loop or a jax.custom_vjp of its '
                     'own; use form="scan", or "auto"'
                 )
         if found is None:
+            steps = jax.tree.map(lambda leaf, axis: jnp.moveaxis(leaf, axis, 0), steps, axes)
             found = _scan(body, same, carry, steps, num_steps, remat_every, reverse)
     carry, trail = found
     carries = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, axis), trail)

@@ -65,6 +65,7 @@ def walk(
     carry: Any,
     xs: Any,
     *,
+    axes: Any = None,
     reverse: bool = False,
     chunk: int | None = None,
     remat: bool = False,
@@ -75,7 +76,8 @@ def walk(
       body: pure; keeps the structure, shapes and dtypes of the carry.
       weights: what is the same at every step.
       carry: before the first step.
-      xs: leaves [T, ...].
+      xs: leaves with an axis of T steps.
+      axes: which axis that is, leaf by leaf; None where it is the first of all.
       reverse: from T-1 down to 0.
       chunk: steps of which inputs are projected and weight gradients are formed at once; None for a
         number of steps whose values fit in the cache.
@@ -88,7 +90,8 @@ def walk(
     leaves, tree = jax.tree.flatten(carry)
     weight_leaves, weight_tree = jax.tree.flatten(weights)
     x_leaves, x_tree = jax.tree.flatten(xs)
-    num_steps = x_leaves[0].shape[0]
+    time_axes = [0] * len(x_leaves) if axes is None else jax.tree.leaves(axes)
+    num_steps = x_leaves[0].shape[time_axes[0]]
 
     def flat(weight_leaves, leaves, x_leaves):
         after = body(
@@ -98,7 +101,10 @@ def walk(
         )
         return jax.tree.leaves(after)
 
-    row = [jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for leaf in x_leaves]
+    row = [
+        jax.ShapeDtypeStruct((*leaf.shape[:axis], *leaf.shape[axis + 1 :]), leaf.dtype)
+        for leaf, axis in zip(x_leaves, time_axes, strict=True)
+    ]
     closed = jax.make_jaxpr(flat)(weight_leaves, leaves, row)
     cut = cut_body(closed, len(weight_leaves), len(leaves))
     if cut is None:
@@ -108,28 +114,15 @@ def walk(
     if chunk is None:
         chunk = _chunk_length(cut, num_steps)
 
-    # Factors of the backward pass are computed there, of what the loop keeps.
-    policy = jax.checkpoint_policies.nothing_saveable if remat else KEEP
-
-    def part(fixed, carry, xs):
-        return _part(cut, fixed, carry, xs, reverse)
-
-    def scan(carry, xs, length):
-        turn = partial(jax.checkpoint(part, prevent_cse=False, policy=policy), fixed)
-        count = len(xs[0]) // length
-        if count == 1:
-            return turn(carry, xs)
-        xs = [leaf.reshape(count, length, *leaf.shape[1:]) for leaf in xs]
-        carry, carries = jax.lax.scan(turn, carry, xs, reverse=reverse)
-        return carry, [leaf.reshape(count * length, *leaf.shape[2:]) for leaf in carries]
-
     chunk = min(chunk, num_steps)
     whole = num_steps // chunk * chunk
-    pieces = [(0, whole, chunk)] + ([(whole, num_steps, num_steps - whole)] * (whole < num_steps))
+    pieces = [Piece(cut, tuple(time_axes), reverse, remat, 0, whole, chunk)]
+    if whole < num_steps:
+        pieces.append(pieces[0]._replace(start=whole, stop=num_steps, length=num_steps - whole))
     trails: dict[int, list[Any]] = {}
-    for start, stop, length in reversed(pieces) if reverse else pieces:
-        leaves, trails[start] = scan(leaves, [leaf[start:stop] for leaf in x_leaves], length)
-    in_order = [trails[start] for start, _, _ in pieces]
+    for piece in pieces[::-1] if reverse else pieces:
+        leaves, trails[piece.start] = _walk_piece(piece, fixed, leaves, x_leaves)
+    in_order = [trails[piece.start] for piece in pieces]
     trail = in_order[0]
     if len(in_order) > 1:
         trail = [jnp.concatenate(parts) for parts in zip(*in_order, strict=True)]
@@ -184,11 +177,79 @@ def _chunk_length(cut: Body, num_steps: int) -> int:
     return max(range(SHORTEST, most + 1), key=lambda n: (num_steps % n == 0, -(num_steps % n), n))
 
 
-def _part(cut: Body, fixed, carry, xs, reverse):
-    """One chunk: what does not wait for the loop, then the loop."""
-    known = dict(zip(cut.fixed, fixed, strict=True))
-    handed = run_rows(cut.early, known, dict(zip(cut.inputs, xs, strict=True)), cut.handed)
-    return _loop(cut, reverse, xs[0].shape[0], fixed, carry, handed)
+class Piece(NamedTuple):
+    """A stretch of time that is walked in chunks of one length."""
+
+    cut: Body
+    axes: tuple[int, ...]  # of time, leaf by leaf of the inputs
+    reverse: bool
+    remat: bool
+    start: int
+    stop: int
+    length: int  # of a chunk
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _walk_piece(piece: Piece, fixed, carry, xs):
+    """(last carry, carries [steps, ...]) of a stretch of time."""
+    return _walk_chunks(piece, [False] * len(xs), fixed, carry, xs)
+
+
+@partial(_walk_piece.defjvp, symbolic_zeros=True)
+def _walk_piece_jvp(piece, primals, tangents):
+    # Data has no tangent: it is read where it lies. What has one is laid out by time, once.
+    flat, tree = jax.tree.flatten(primals)
+    d_flat = jax.tree.leaves(tangents, is_leaf=lambda leaf: isinstance(leaf, SymbolicZero))
+    moves = [_moves(d) for d in d_flat]
+    moving = [leaf for leaf, yes in zip(flat, moves, strict=True) if yes]
+    d_moving = [d for d, yes in zip(d_flat, moves, strict=True) if yes]
+    laid_out = moves[len(moves) - len(primals[2]) :]
+
+    def walk(*moving):
+        return _walk_chunks(piece, laid_out, *jax.tree.unflatten(tree, _merge(flat, moving, moves)))
+
+    return jax.jvp(walk, moving, d_moving)
+
+
+def _walk_chunks(piece, laid_out, fixed, carry, xs):
+    """A loop over chunks. Of the inputs, those `laid_out` are what it scans over."""
+    start, stop, length = piece.start, piece.stop, piece.length
+    count = (stop - start) // length
+    rows = [
+        jnp.moveaxis(leaf, axis, 0)[start:stop].reshape(
+            count, length, *leaf.shape[:axis], *leaf.shape[axis + 1 :]
+        )
+        if yes
+        else None
+        for leaf, axis, yes in zip(xs, piece.axes, laid_out, strict=True)
+    ]
+    whole = [None if yes else leaf for leaf, yes in zip(xs, laid_out, strict=True)]
+
+    def walk_chunk(fixed, whole, carry, index, rows):
+        known = dict(zip(piece.cut.fixed, fixed, strict=True))
+        part = {}
+        for value, row, leaf, axis in zip(piece.cut.inputs, rows, whole, piece.axes, strict=True):
+            if leaf is not None:
+                first = start + index * length
+                found = jax.lax.dynamic_slice_in_dim(leaf, first, length, axis)
+                row = jnp.moveaxis(found, axis, 0)
+            part[value] = row
+        handed = run_rows(piece.cut.early, known, part, piece.cut.handed)
+        return _loop(piece.cut, piece.reverse, length, fixed, carry, handed)
+
+    # Factors of the backward pass are computed there, of what the loop keeps.
+    policy = jax.checkpoint_policies.nothing_saveable if piece.remat else KEEP
+    again: Any = jax.checkpoint(walk_chunk, prevent_cse=False, policy=policy)
+    turn = partial(again, fixed, whole)
+    if count == 1:
+        return turn(carry, 0, [None if row is None else row[0] for row in rows])
+    carry, carries = jax.lax.scan(
+        lambda carry, part: turn(carry, *part),
+        carry,
+        (jnp.arange(count), rows),
+        reverse=piece.reverse,
+    )
+    return carry, [leaf.reshape(count * length, *leaf.shape[2:]) for leaf in carries]
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
