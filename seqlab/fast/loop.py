@@ -163,18 +163,27 @@ def _reads(ops, outputs=()):
 
 
 def _chunk_length(cut: Body, num_steps: int) -> int:
-    """Steps whose values fit in the cache, a divisor of the whole where there is one near."""
-    handed = sum(value.size * value.dtype.itemsize for value in cut.handed)
-    kept = sum(
-        value.size * value.dtype.itemsize
+    """Steps of a chunk: few enough for the cache, enough to outweigh the sum of weight gradients.
+
+    A divisor of the number of steps where there is one near: a rest is compiled by itself.
+    """
+
+    def size(values):
+        return sum(value.size * value.dtype.itemsize for value in values)
+
+    kept = [
+        value
         for each in cut.loop
         for value in each.outputs
-        if each.name in TRANSCENDENTAL
-    )
-    most = max(SHORTEST, min(LONGEST, CHUNK_BYTES // max(1, handed + kept)))
-    if num_steps * (handed + kept) <= 2 * CHUNK_BYTES or num_steps <= 2 * SHORTEST:
+        if each.name in TRANSCENDENTAL and each.name != "dot_general"
+    ]
+    step = max(1, size(cut.handed) + size(kept))
+    fewest = max(SHORTEST, size(cut.fixed) // step)
+    most = max(fewest + fewest // 2, min(LONGEST, CHUNK_BYTES // step))
+    if num_steps <= most or num_steps * step <= 2 * CHUNK_BYTES:
         return num_steps
-    return max(range(SHORTEST, most + 1), key=lambda n: (num_steps % n == 0, -(num_steps % n), n))
+    fewest = max(SHORTEST, 2 * fewest // 3)
+    return max(range(fewest, most + 1), key=lambda n: (num_steps % n == 0, -(num_steps % n), n))
 
 
 class Piece(NamedTuple):
