@@ -81,7 +81,7 @@ class Config:
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """what a step that is not finite does"""
     num_devices: int | None = None
-    """how many share out each batch; all of them by default"""
+    """how many share out each batch; by default all, of a processor one a core that gets 8 rows"""
     seed: int = 0
 
     def __post_init__(self):
@@ -126,7 +126,7 @@ def run(config: Config, log: RunLog) -> None:
     files = {"vocabulary": vocabulary.to_json()}
     train_step, state = build(config, files, num_steps)
     score = scorer(config, len(vocabulary))
-    shared = devices(config)
+    shared = Devices.sharing(config.batch_size // config.accumulate, config.num_devices)
     log.write(
         step=0,
         digest=text_digest(parts["train"]),
@@ -186,15 +186,6 @@ def encode(vocabulary, text):
     """Ids of a text; of words, with <eos> at the end of each line."""
     is_words = isinstance(vocabulary, Words)
     return vocabulary.encode_lines(text) if is_words else vocabulary.encode(text)
-
-
-def devices(config):
-    """Those that share out a batch, or None for one device alone."""
-    here = jax.devices()
-    if config.num_devices is not None and config.num_devices > len(here):
-        raise InputError(f"num_devices is {config.num_devices}, there are {len(here)}")
-    chosen = here[: config.num_devices]
-    return Devices(chosen) if len(chosen) > 1 else None
 
 
 def make_model(config, vocab_size):

@@ -114,6 +114,7 @@ def _run(
     _keep_compiled_programs()
     with _signals_stop(lambda: log):
         try:
+            said = _use_all_cores(command.config)
             resume, writes = _join_processes(command)
             log = RunLog(
                 command.config,
@@ -127,6 +128,8 @@ def _run(
                 source=Path(getattr(sys.modules[module], "__file__", __file__)).resolve(),
             )
             with log, _single_threaded_lapack():
+                if said:
+                    log.note(said)
                 run(command.config, log)
                 if not log.finished:
                     log.finish()
@@ -150,6 +153,15 @@ def _run(
     if log.writes:
         log.console.print(f"results in {log.path}", soft_wrap=True, markup=False, highlight=False)
     return log.path
+
+
+def _use_all_cores(config: Any) -> str | None:
+    """One device a core for an experiment that shares out batches; what was set, in one line."""
+    if not hasattr(config, "num_devices"):
+        return None
+    from seqlab import devices
+
+    return devices.make_one_per_core(config.num_devices)
 
 
 def _join_processes(command: Command) -> tuple[bool, bool]:

@@ -1,6 +1,7 @@
 """Training on several devices, and in several processes: the batch is shared out, the rest copied.
 
-One process uses all of its own devices. For more processes, on one machine or many, start the same
+One process uses all of its own devices; of a processor, one a core where the batch is large enough
+(`make_one_per_core`, `Devices.sharing`). For more processes, on one machine or many, start the same
 command in each with
 
     SEQLAB_COORDINATOR=host:port SEQLAB_NUM_PROCESSES=2 SEQLAB_PROCESS_ID=0   # and 1, ...
@@ -22,6 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from seqlab.errors import InputError
 from seqlab.types import SHARDS
 
+LEAST_ROWS = 8  # of a batch on one core
 COORDINATOR, COUNT, INDEX = "SEQLAB_COORDINATOR", "SEQLAB_NUM_PROCESSES", "SEQLAB_PROCESS_ID"
 
 
@@ -52,6 +54,41 @@ def join() -> bool:
             raise InputError(f"{INDEX} must be from 0 to {COUNT} - 1, got {values[INDEX]}")
         jax.distributed.initialize(address, values[COUNT], values[INDEX])
     return are_several()
+
+
+def make_one_per_core(count: int | None) -> str | None:
+    """Lets XLA see the processor as several devices, so that a batch can be shared out over cores.
+
+    Left as it is where the user has said how many devices there are (`XLA_FLAGS`,
+    `JAX_NUM_CPU_DEVICES`), where several processes train together, and where jax has begun to
+    compute. Nothing changes beside a GPU.
+
+    Args:
+      count: how many; None for one a core.
+
+    Returns:
+      One line that says what was set, or None.
+    """
+    count = num_cores() if count is None else count
+    flags = os.environ.get("XLA_FLAGS", "")
+    is_told = (
+        getattr(jax.config, "jax_num_cpu_devices", -1) != -1
+        or "host_platform_device_count" in flags
+    )
+    if count < 2 or is_told or os.environ.get(COORDINATOR):
+        return None
+    try:
+        jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError:  # too late: jax has its devices
+        return None
+    return f"jax_num_cpu_devices set to {count}, one a core (--num-devices 1 leaves it)"
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def is_first() -> bool:
@@ -103,6 +140,34 @@ class Devices:
         self.count = self.mesh.size
         self.copied = NamedSharding(self.mesh, PartitionSpec())
         self.rows = NamedSharding(self.mesh, PartitionSpec(SHARDS))
+
+    @classmethod
+    def sharing(cls, batch_size: int, num_devices: int | None = None) -> "Devices | None":
+        """Those that share out a batch, or None where one device alone is best.
+
+        Args:
+          batch_size: rows of a batch.
+          num_devices: how many; None for all of them, but on a processor for as many as can have
+            equal shares of 8 rows or more: below that their matrix products are too small.
+
+        Raises:
+          InputError: there are not as many.
+        """
+        here = jax.devices()
+        if num_devices is not None and num_devices > len(here):
+            raise InputError(f"num_devices is {num_devices}, there are {len(here)}")
+        count = num_devices or len(here)
+        if num_devices is None and here[0].platform == "cpu" and jax.process_count() == 1:
+            fitting = (n for n in range(1, count + 1) if batch_size % n == 0)
+            count = max(n for n in fitting if n == 1 or batch_size // n >= LEAST_ROWS)
+        return cls(here[:count]) if count > 1 else None
+
+    @property
+    def compiler_options(self) -> dict[str, Any]:
+        """Of what runs on all of them: with a device for each core, none needs threads."""
+        first = self.mesh.devices.flat[0]
+        is_full = first.platform == "cpu" and len(jax.local_devices()) >= num_cores()
+        return {"xla_cpu_multi_thread_eigen": False} if is_full else {}
 
     def put_batch(self, batch: Any) -> Any:
         """A batch with its rows shared out; a leaf without axes is copied.

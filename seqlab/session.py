@@ -244,7 +244,11 @@ class Session:
             return jax.jit(train_step)
         shared = dataclasses.replace(train_step, mesh=self.devices.mesh)
         shardings = self.devices.state_shardings(self.state)
-        return jax.jit(shared, out_shardings=(shardings, self.devices.copied))
+        return jax.jit(
+            shared,
+            out_shardings=(shardings, self.devices.copied),
+            compiler_options=self.devices.compiler_options,
+        )
 
     def _call(self, compiled, state, batch, bar):
         """One step; the time of a first call with new shapes is compiling, told apart."""
