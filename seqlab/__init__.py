@@ -7,6 +7,7 @@ import importlib
 
 _HOME = {
     "cells.affine": ("Init", "affine", "init_affine", "scale_recurrent"),
+    "cells.diagonal": ("LRU", "MinGRU", "MinLSTM"),
     "cells.gru": ("GRU",),
     "cells.lookup": ("lookup",),
     "cells.lstm": ("LSTM", "LSTMCarry"),
@@ -26,7 +27,7 @@ _HOME = {
     "models.functional": ("functional",),
     "models.recurrent": ("ManyToMany", "ManyToOne", "OneToMany", "Recurrent"),
     "recorder": ("locate",),
-    "recurrence": ("Unrolled", "bidirectional", "init_stack", "stack", "unroll"),
+    "recurrence": ("Unrolled", "bidirectional", "init_stack", "stack", "unroll", "using"),
     "session": ("Session",),
     "testing": ("assert_padding_invariant", "check_cell"),
     "train": ("TrainState", "init_state", "make_train_step", "steps"),

@@ -11,7 +11,11 @@ import jax.numpy as jnp
 from seqlab.fast.loop import walk
 from seqlab.types import SHARDS, Array, Carry, Cell, Params, RoutedCell
 
-FORMS = ("auto", "fast", "scan")
+FORMS = ("auto", "fast", "scan", "associative")
+NEEDS = {
+    "fast": "the step holds a loop or a jax.custom_vjp of its own",
+    "associative": "the step is not affine in each unit of the carry",
+}
 _form: ContextVar[str] = ContextVar("form", default="auto")
 
 
@@ -82,16 +86,18 @@ def unroll(
         multiplied by it (variational dropout). Only for cells whose `step` takes it.
       form: "fast", the loop from which everything is taken that does not wait for the step before
         (`seqlab.fast.loop`); "scan", the plain `jax.lax.scan` of `step`; "auto", the fast one where
-        the cell allows it: it may hold no loop and no `jax.custom_vjp` of its own. Both give the
-        same values and derivatives, to rounding. None is what `using` says, else "auto".
+        the cell allows it: it may hold no loop and no `jax.custom_vjp` of its own; "associative",
+        in parallel over time, for a cell whose step is affine in each unit of the carry (MinGRU,
+        MinLSTM, LRU): quick on a GPU, slower than the loop on a processor. All give the same values
+        and derivatives, to rounding. None is what `using` says, else "auto".
 
     Returns:
       Unrolled(carry, ys, carries).
 
     Raises:
       ValueError: on an empty batch or time axis, a mask, carry or taps of another shape, or a
-        `step` that changes the shape or dtype of the carry; form="fast" for a cell that has no such
-        form.
+        `step` that changes the shape or dtype of the carry; a form that the cell does not
+        have, or "associative" with `remat_every` or `truncate_every`.
 
     References: Werbos, 1990 (back-propagation through time); Williams and Peng, 1990 (truncation);
     Chen et al., 2016 (recomputation); Gal and Ghahramani, 2016 (variational dropout).
@@ -118,6 +124,11 @@ def unroll(
     form = _form.get() if form is None else form
     if form not in FORMS:
         raise ValueError(f"unroll: form={form!r}, expected one of {', '.join(FORMS)}")
+    if form == "associative" and (remat_every, truncate_every) != (None, None):
+        raise ValueError(
+            "unroll: form='associative' keeps all steps and all of the gradient; leave out "
+            "remat_every and truncate_every"
+        )
 
     fresh = cell.initial_carry(params, tuple(batch_shape))
     carry = fresh if carry is None else carry
@@ -172,15 +183,19 @@ def unroll(
     with jax.named_scope("unroll"):
         found = None
         if form != "scan":
-            chunk, remat = remat_every, remat_every is not None
             found = walk(
-                body, same, carry, steps, axes=axes, reverse=reverse, chunk=chunk, remat=remat
+                body,
+                same,
+                carry,
+                steps,
+                axes=axes,
+                reverse=reverse,
+                chunk=remat_every,
+                remat=remat_every is not None,
+                is_parallel=form == "associative",
             )
-            if found is None and form == "fast":
-                raise ValueError(
-                    f'{cell}: form="fast" cannot cut a step with a loop or a jax.custom_vjp of its '
-                    'own; use form="scan", or "auto"'
-                )
+            if found is None and form != "auto":
+                raise ValueError(f"{cell}: form={form!r} cannot be had: {NEEDS[form]}; use 'auto'")
         if found is None:
             steps = jax.tree.map(lambda leaf, axis: jnp.moveaxis(leaf, axis, 0), steps, axes)
             found = _scan(body, same, carry, steps, num_steps, remat_every, reverse)

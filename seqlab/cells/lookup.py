@@ -8,6 +8,7 @@ from typing import Any
 
 from seqlab.cells import lstm
 from seqlab.cells.affine import Init
+from seqlab.cells.diagonal import LRU, MinGRU, MinLSTM
 from seqlab.cells.gru import GRU
 from seqlab.cells.lstm import LSTM
 from seqlab.cells.rnn import RNN
@@ -36,6 +37,9 @@ CELLS: dict[str, Callable[..., Any]] = {
     "gru": GRU,
     "gru-after": partial(GRU, reset="after"),
     "gru-torch": partial(GRU, reset="after", z_multiplies="state"),
+    "mingru": MinGRU,
+    "minlstm": MinLSTM,
+    "lru": LRU,
 }
 
 

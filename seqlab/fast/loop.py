@@ -20,9 +20,10 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 
+from seqlab.fast.associative import is_affine, walk_associative
 from seqlab.fast.linear import rearrange
 from seqlab.fast.program import (
-    Op,
+    Body,
     Value,
     from_jaxpr,
     frontier,
@@ -45,20 +46,6 @@ KEEP = jax.checkpoint_policies.save_only_these_names(KEPT)
 SHORTEST, LONGEST = 5, 25  # steps of a chunk
 
 
-class Body(NamedTuple):
-    """The body of a loop, cut apart."""
-
-    weights: list[Value]  # inputs that are the same at every step
-    carry: list[Value]
-    inputs: list[Value]  # of one step
-    once: list[Op]
-    early: list[Op]
-    fixed: list[Value]  # what the loop and `early` read of `once` and of `weights`
-    handed: list[Value]  # what the loop reads of `early` and of `inputs`
-    loop: list[Op]
-    outputs: list[Any]
-
-
 def walk(
     body: Callable[[Any, Any, Any], Any],
     weights: Any,
@@ -69,6 +56,7 @@ def walk(
     reverse: bool = False,
     chunk: int | None = None,
     remat: bool = False,
+    is_parallel: bool = False,
 ) -> tuple[Any, Any] | None:
     """`jax.lax.scan` of carry_t = body(weights, carry_{t-1}, xs_t), faster and to differentiate.
 
@@ -82,10 +70,12 @@ def walk(
       chunk: steps of which inputs are projected and weight gradients are formed at once; None for a
         number of steps whose values fit in the cache.
       remat: keep only the carries between chunks for the backward pass and compute the rest again.
+      is_parallel: by `jax.lax.associative_scan`, for a body that is affine in each unit of the
+        carry (`seqlab.fast.associative`).
 
     Returns:
       (carry after the last step, carries after each step with leaves [T, ...]); None where the body
-      holds what cannot be cut (a loop of its own, or `jax.custom_vjp`).
+      holds what cannot be cut (a loop of its own, or `jax.custom_vjp`), or is not affine.
     """
     leaves, tree = jax.tree.flatten(carry)
     weight_leaves, weight_tree = jax.tree.flatten(weights)
@@ -111,6 +101,12 @@ def walk(
         return None
     all_weights = [*closed.consts, *weight_leaves]
     fixed = run(cut.once, dict(zip(cut.weights, all_weights, strict=True)), cut.fixed)
+    if is_parallel:
+        if not is_affine(cut):
+            return None
+        rows = [jnp.moveaxis(*leaf_axis, 0) for leaf_axis in zip(x_leaves, time_axes, strict=True)]
+        leaves, trail = walk_associative(cut, fixed, leaves, rows, reverse=reverse)
+        return jax.tree.unflatten(tree, leaves), jax.tree.unflatten(tree, trail)
     if chunk is None:
         chunk = _chunk_length(cut, num_steps)
 

@@ -56,6 +56,20 @@ class Program(NamedTuple):
     outputs: list[Atom]
 
 
+class Body(NamedTuple):
+    """The body of a loop, cut apart."""
+
+    weights: list[Value]  # inputs that are the same at every step
+    carry: list[Value]
+    inputs: list[Value]  # of one step
+    once: list[Op]
+    early: list[Op]
+    fixed: list[Value]  # what the loop and `early` read of `once` and of `weights`
+    handed: list[Value]  # what the loop reads of `early` and of `inputs`
+    loop: list[Op]
+    outputs: list[Any]
+
+
 def value_like(leaf: Any) -> Value:
     """A `Value` of the shape and dtype of an array, a tracer or a `Value`."""
     return Value(tuple(leaf.shape), leaf.dtype)
