@@ -204,6 +204,12 @@ def needed(ops: Iterable[Op], outputs: Iterable[Atom], known: Iterable[Value] = 
     return kept[::-1]
 
 
+def reads(ops: Iterable[Op], outputs: Iterable[Atom] = ()) -> list[Value]:
+    """The values that operations and outputs read, each once, in order."""
+    atoms = [atom for each in ops for atom in each.inputs] + list(outputs)
+    return list(dict.fromkeys(atom for atom in atoms if isinstance(atom, Value)))
+
+
 def reached(ops: Iterable[Op], start: Iterable[Value]) -> set[Value]:
     """`start` and every value that depends on it."""
     found = set(start)
