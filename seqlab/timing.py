@@ -10,9 +10,9 @@ def time_variants(calls: Mapping[str, Callable[[], object]], rounds: int) -> dic
     """Seconds of each call, one a round.
 
     The calls take turns, in an order that is reversed every other round, so that what the machine
-    does beside falls on all of them alike. Each is timed as one step of many: after a pause, in which
-    the threads of the one before go to sleep (OpenMP's, on which PyTorch runs, spin for a while
-    on a core that the next call needs), and one untimed call, which wakes its own.
+    does beside falls on all of them alike. Each is timed as one step of many: after a pause, in
+    which the threads of the one before go to sleep (OpenMP's, on which PyTorch runs, spin for a
+    while on a core that the next call needs), and one untimed call, which wakes its own.
     """
     seconds: dict[str, list[float]] = {label: [] for label in calls}
     for k in range(rounds):

@@ -5,7 +5,7 @@
 A step is forward and backward of all parameters, float32, for the mean of squares of all h_t. Per
 cell and size B x T x I x H, in one process on the processor, variants interleaved with the order
 turned every other round: the layer as `unroll` chooses to walk it, by the plain loop, and with the
-batch shared out over one XLA device a core; PyTorch, Flax, Haiku, Equinox and Keras (on JAX), each
+batch shared out over one XLA device a core, as training does where it is large enough; PyTorch, Flax, Haiku, Equinox and Keras (on JAX), each
 in the layout that it prefers; and two limits, the matrix products alone, step after step and as if
 time were no obstacle. Medians over rounds with the least beside them, seconds to compile, and XLA's
 temporary memory; then geometric means of the ratios over sizes. Run it alone on the machine.
@@ -399,11 +399,16 @@ def compare(chosen, seconds):
 
 
 def geometric_means(rows):
-    """Ratios over sizes, with and without single sequences, for what shares out the work or not."""
+    """Ratios over sizes, with and without single sequences.
+
+    For one device, for one a core, and for whichever of the two a `Session` takes at each size.
+    """
     means = []
     for cell in dict.fromkeys(row["cell"] for row in rows):
-        for label in ("seqlab", "seqlab per core"):
+        for label in ("seqlab", "seqlab per core", "as trained"):
             every = plots.pick(rows, cell=cell, variant=label)
+            if label == "as trained":
+                every = [row for row in plots.pick(rows, cell=cell) if row["variant"] == taken(row)]
             batches = [row for row in every if Size.of(row["size"]).B > 1]
             for which, part in (("all", every), ("B > 1", batches)):
                 if part:
@@ -418,6 +423,11 @@ def geometric_means(rows):
                         }
                     )
     return means
+
+
+def taken(row):
+    """What a `Session` on this machine walks a batch of that size by."""
+    return "seqlab per core" if Devices.sharing(Size.of(row["size"]).B) else "seqlab"
 
 
 def geometric_mean(rows, name):

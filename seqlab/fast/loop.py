@@ -25,14 +25,16 @@ from seqlab.fast.program import (
     Body,
     from_jaxpr,
     frontier,
+    join_biases,
     join_products,
     needed,
     reached,
     reads,
     run,
     run_rows,
+    split_late,
 )
-from seqlab.fast.tangent import DEAR, Forward, Trail, choose, merge, plan_tangent
+from seqlab.fast.tangent import DEAR, Forward, Trail, choose, merge, plan_tangent, shifted
 
 UNFIT = {"custom_vjp_call", "custom_vjp_call_jaxpr", "custom_lin", "while", "scan", "cond"}
 CHUNK_BYTES = 2**21  # of what one chunk leaves for its backward pass: it should stay in the cache
@@ -137,8 +139,11 @@ def cut_body(closed, num_weights: int, num_carry: int) -> Body | None:
     handed = [value for value in read if value not in inner and value in moving]
     fixed = [value for value in read if value not in inner and value not in moving]
     early, _ = frontier(program.ops, moving - waiting, handed)
-    early, early_sides = join_products(needed(early, handed), is_fixed)
-    sides += early_sides
+    early, wide = join_products(needed(early, handed), is_fixed)
+    early, long = join_biases(early, is_fixed)
+    early, handed, splits = split_late(needed(early, handed), handed)
+    loop = [*splits, *loop]
+    sides += [*wide, *long]
     made = {value for each in early for value in each.outputs} | set(inputs)
     fixed += [value for value in reads(early) if value not in made and value not in fixed]
     once = [each for each in program.ops if moving.isdisjoint(each.outputs)] + sides
@@ -210,7 +215,7 @@ def _walk_piece_jvp(piece, primals, tangents):
         if moves
     ]
     d_last, d_carries = _walk_tangents(
-        piece, plan, laid_out, fixed, xs, trail, choose(d_fixed, plan.moves), d_carry, d_xs
+        piece, plan, laid_out, fixed, carry, xs, trail, choose(d_fixed, plan.moves), d_carry, d_xs
     )
     carries = _joined(trail.carries)
     return (last, carries), (
@@ -228,12 +233,12 @@ def _walk_chunks(piece, forward, laid_out, fixed, carry, xs):
         known = dict(zip(piece.cut.fixed, fixed, strict=True))
         handed = run_rows(piece.cut.early, known, inputs, piece.cut.handed)
         last, carries, saved = _loop(piece, forward, fixed, carry, handed)
-        return last, Trail(carry, carries, saved)
+        return last, Trail(carry if piece.remat else [], carries, saved)
 
     return _over_chunks(piece, turn, carry, _by_chunk(piece, laid_out, xs))
 
 
-def _walk_tangents(piece, plan, laid_out, fixed, xs, trail, d_fixed, d_carry, d_xs):
+def _walk_tangents(piece, plan, laid_out, fixed, carry, xs, trail, d_fixed, d_carry, d_xs):
     """The same for tangents: (of the last carry, of the carries by chunk).
 
     In each chunk all that does not wait for the loop is computed from the trail, and so it is in
@@ -243,6 +248,11 @@ def _walk_tangents(piece, plan, laid_out, fixed, xs, trail, d_fixed, d_carry, d_
     turned = [fixed[index].T for index in plan.turned]  # here, once for all chunks
     if piece.remat:
         trail = trail._replace(carries=[], saved=[])
+    else:
+        end = 0 if piece.reverse else -1
+        ends = [leaf[:, end] for leaf in trail.carries]
+        first = [shifted(*both, piece.reverse) for both in zip(carry, ends, strict=True)]
+        trail = trail._replace(first=first)
 
     @partial(jax.checkpoint, prevent_cse=False, policy=jax.checkpoint_policies.nothing_saveable)
     def walk_chunk(fixed, turned, whole, d_fixed, d_carry, part, trail, d_rows):
@@ -324,7 +334,7 @@ def _by_chunk(piece, laid_out, xs):
         rows(leaf, axis) if yes else None
         for leaf, axis, yes in zip(xs, piece.axes, laid_out, strict=True)
     ]
-    return np.arange(piece.count, dtype=np.int32), found
+    return jnp.arange(piece.count), found
 
 
 def _unless(laid_out, xs):

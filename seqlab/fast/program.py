@@ -315,6 +315,80 @@ def _side_by_side(*matrices):
     return [jnp.concatenate(matrices, axis=1)]
 
 
+def join_biases(ops: list[Op], is_fixed: set[Value]) -> tuple[list[Op], list[Op]]:
+    """Sums of the parts of a joined product with a vector each, made one sum before it is split.
+
+    The arguments and results are those of `join_products`, which comes before.
+    """
+    users: dict[Atom, list[Op]] = {}
+    for each in ops:
+        for atom in each.inputs:
+            users.setdefault(atom, []).append(each)
+    maker = {value: each for each in ops for value in each.outputs}
+
+    def bias_of(value):
+        """(the sum that alone reads a part, the vector added to it, repeated), or None."""
+        found = users.get(value, [])
+        if len(found) != 1 or found[0].name != "add":
+            return None
+        (other,) = [atom for atom in found[0].inputs if atom is not value] or [None]
+        repeat = maker.get(other)  # pyright: ignore
+        if repeat is None or repeat.name != "broadcast_in_dim" or repeat.inputs[0] not in is_fixed:
+            return None
+        is_row = repeat.params["broadcast_dimensions"] == (len(value.shape) - 1,)
+        return (found[0], repeat) if is_row else None
+
+    sides, replaced = [], {}
+    for each in ops:
+        if each.name != "split" or each.params["axis"] != len(each.outputs[0].shape) - 1:
+            continue
+        parts = [bias_of(value) for value in each.outputs]
+        if None in parts:
+            continue
+        vectors = tuple(repeat.inputs[0] for _, repeat in parts)  # pyright: ignore
+        (whole,) = each.inputs
+        wide = Value((whole.shape[-1],), whole.dtype)
+        sides.append(Op("concatenate", _end_to_end, vectors, (wide,), {}))
+        added = op("add", _add_row, (whole, wide), whole)
+        replaced[id(each)] = [
+            added,
+            each._replace(
+                inputs=added.outputs, outputs=tuple(total.outputs[0] for total, _ in parts)
+            ),
+        ]
+        replaced |= {id(total): [] for total, _ in parts}  # pyright: ignore
+    return [new for each in ops for new in replaced.get(id(each), [each])], sides
+
+
+def split_late(ops: list[Op], handed: list[Value]) -> tuple[list[Op], list[Value], list[Op]]:
+    """Parts of a joined product are handed on in one piece and split where they are read.
+
+    Returns:
+      (ops without such splits, what is handed instead, the splits).
+    """
+    read = {atom for each in ops for atom in each.inputs}
+    splits = [
+        each
+        for each in ops
+        if each.name == "split" and all(v in handed and v not in read for v in each.outputs)
+    ]
+    parts = {value: each.inputs[0] for each in splits for value in each.outputs}
+    late = {id(each) for each in splits}
+    return (
+        [each for each in ops if id(each) not in late],
+        list(dict.fromkeys(parts.get(value, value) for value in handed)),  # pyright: ignore
+        splits,
+    )
+
+
+def _end_to_end(*vectors):
+    return [jnp.concatenate(vectors)]
+
+
+def _add_row(rows, vector):
+    return rows + jnp.broadcast_to(vector, rows.shape)
+
+
 def _product_key(each: Op, is_fixed: set[Value]) -> Any:
     """Equal for products that can be joined; None for what is no such product."""
     if not is_product(each) or each.inputs[1] not in is_fixed:

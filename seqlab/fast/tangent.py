@@ -1,8 +1,8 @@
 """The derivative of a loop's body, laid out once for all chunks of time.
 
-Of a step carry_t = step(carry_{t-1}, ...) the tangent is dcarry_t = A_t dcarry_{t-1} + e_t. What A_t
-and e_t are made of is computed for a whole chunk at once, from the carries and from the few values
-that the loop has kept because they were dear; the rest is left to the loop (`Factors.step`).
+Of a step carry_t = step(carry_{t-1}, ...) the tangent is dcarry_t = A_t dcarry_{t-1} + e_t. What
+A_t and e_t are made of is computed for a whole chunk at once, from the carries and from the few
+values that the loop has kept because they were dear; the rest is the loop's (`Factors.step`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -48,7 +48,7 @@ class Forward(NamedTuple):
 class Trail(NamedTuple):
     """What the loop leaves of a chunk, or of many: leaves [steps, ...] or [chunks, steps, ...]."""
 
-    first: Any  # the carry before the chunk, without the axis of steps
+    first: Any  # the carry before each chunk, without the axis of steps
     carries: Any
     saved: Any  # of `Forward.kept`
 
@@ -86,7 +86,7 @@ class Tangent(NamedTuple):
         """
         given = self.forward
         before = [
-            _shifted(first, after, reverse)
+            shifted(first, after, reverse)
             for first, after in zip(trail.first, trail.carries, strict=True)
         ]
         known = self.known | dict(
@@ -223,8 +223,8 @@ def _groups(items, sizes):
     return [[next(items) for _ in range(size)] for size in sizes]
 
 
-def _shifted(first, after, reverse):
-    """The carry before each step, from the first and those after each step."""
+def shifted(first: jax.Array, after: jax.Array, reverse: bool) -> jax.Array:
+    """The carry before each step, from the first of all and those after each step, [steps, ...]."""
     if reverse:
         return jnp.concatenate([after[1:], first[None]])
     return jnp.concatenate([first[None], after[:-1]])
