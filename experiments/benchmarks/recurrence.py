@@ -6,10 +6,10 @@ A step is forward and backward of all parameters, float32, for the mean of squar
 cell and size B x T x I x H, in one process on the processor, variants interleaved with the order
 turned every other round: the layer as `unroll` chooses to walk it, by the plain loop, and with the
 batch shared out over one XLA device a core, as training does where the batch is large enough;
-PyTorch, Flax, Haiku, Equinox and Keras (on JAX), each in the layout that it prefers; and two limits,
-the matrix products alone, step after step and as if time were no obstacle. Medians over rounds with
-the least beside them, seconds to compile, and XLA's temporary memory; then geometric means of the
-ratios over sizes. Run it alone on the machine.
+PyTorch, Flax, Haiku, Equinox and Keras (on JAX), each in the layout that it prefers; and two
+limits, the matrix products alone, step after step and as if time were no obstacle. Medians over
+rounds with the least beside them, seconds to compile, and XLA's temporary memory; then geometric
+means of the ratios over sizes. Run it alone on the machine.
 
 Weights begin differently in each system, which costs no time. `gru` resets before the matrix
 product, as Haiku does; the others reset after it, which is another function: `gru-torch` is theirs.

@@ -117,6 +117,61 @@ def log_jacobian_norms(jacobians: Array, *, norm: str = "operator") -> Array:
     )
 
 
+def log_product_norms(
+    cell: Cell, params: Params, xs: Array, *, carry: Carry | None = None, mask: Array | None = None
+) -> Array:
+    """Log root mean square singular value of d carry_T / d carry_t for t = 0 ... T-1, [..., T].
+
+    The values are those of `log_jacobian_norms(step_jacobians(...), norm="frobenius")`, without a
+    Jacobian: all S rows of the product walk back through the steps together,
+
+        P_{t-1} = P_t J_t,    P_T = I,    log ||P_t||_F - 1/2 log S,
+
+    by the transposed derivative of the step itself, so that the memory is that of one product and
+    the work that of its matrix products. P is rescaled at every step.
+
+    The arguments are those of `step_jacobians`.
+    """
+    *batch_shape, _, _ = xs.shape
+    time = len(batch_shape)
+    before, xs = _before(cell, params, xs, carry, mask)
+    size = sum(leaf.shape[-1] for leaf in jax.tree.leaves(before))
+
+    def body(state, at):
+        rows, scale, log_norm = state
+        carry, x, real = at
+
+        def step(carry):
+            after = cell.step(params, carry, x)
+            if real is None:
+                return after
+            return jax.tree.map(lambda a, b: jnp.where(real[..., None], a, b), after, carry)
+
+        pull = jax.linear_transpose(jax.linearize(step, carry)[1], carry)
+        # Scaled here, where it costs nothing: it becomes part of the step's first product.
+        rows = jax.tree.map(lambda leaf: leaf * scale[None, ..., None], rows)
+        rows = jax.vmap(lambda row: pull(row)[0])(rows)
+        square = sum(jnp.sum(jnp.square(leaf), axis=(0, -1)) for leaf in jax.tree.leaves(rows))
+        norm = jnp.sqrt(square / size)
+        log_norm = log_norm + jnp.log(norm)
+        return (rows, 1.0 / jnp.where(norm > 0, norm, 1.0), log_norm), log_norm
+
+    first = jax.tree.map(lambda leaf: jnp.take(leaf, 0, axis=time), before)
+    _, unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[(0,) * time], first))
+    identity = jax.vmap(unravel)(jnp.eye(size, dtype=jax.tree.leaves(before)[0].dtype))
+    rows = jax.tree.map(
+        lambda leaf, like: jnp.broadcast_to(
+            leaf.reshape(size, *[1] * time, leaf.shape[-1]), (size, *like.shape)
+        ),
+        identity,
+        first,
+    )
+    ones = jnp.ones(batch_shape, xs.dtype)
+    by_time = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, time, 0), (before, xs, mask))
+    _, norms = jax.lax.scan(body, (rows, ones, jnp.zeros_like(ones)), by_time, reverse=True)
+    return jnp.moveaxis(norms, 0, -1)
+
+
 def log_singular_values(jacobians: Array, lags: Sequence[int] | None = None) -> Array:
     """Logs of all singular values of d carry_T / d carry_{T-lag}, largest first, [..., L, S].
 
@@ -165,19 +220,8 @@ def log_singular_values(jacobians: Array, lags: Sequence[int] | None = None) -> 
 def _along(cell, params, xs, carry, mask, jacobian):
     """`jacobian(raveled carry before the step, its unravel, x)` at every step, [..., T, S, S]."""
     *batch_shape, num_steps, num_features = xs.shape
-    if carry is None:
-        carry = cell.initial_carry(params, tuple(batch_shape))
-    carries = unroll(cell, params, xs, carry=carry, mask=mask).carries
     time = len(batch_shape)
-    before = jax.tree.map(
-        lambda first, leaf: jnp.concatenate(
-            [jnp.expand_dims(first, time), jnp.delete(leaf, num_steps - 1, axis=time)], axis=time
-        ),
-        carry,
-        carries,
-    )
-    if mask is not None:
-        xs = jnp.where(mask[..., None], xs, 0.0)
+    before, xs = _before(cell, params, xs, carry, mask)
     num_flat = int(np.prod(batch_shape, dtype=int)) * num_steps
     rows = jax.tree.map(lambda leaf: leaf.reshape(num_flat, *leaf.shape[time + 1 :]), before)
 
@@ -190,6 +234,23 @@ def _along(cell, params, xs, carry, mask, jacobian):
     if mask is None:
         return found
     return jnp.where(mask[..., None, None], found, jnp.eye(found.shape[-1], dtype=found.dtype))
+
+
+def _before(cell, params, xs, carry, mask):
+    """(the carry before each step, leaves [..., T, H]; the inputs, zero where masked)."""
+    *batch_shape, num_steps, _ = xs.shape
+    if carry is None:
+        carry = cell.initial_carry(params, tuple(batch_shape))
+    carries = unroll(cell, params, xs, carry=carry, mask=mask).carries
+    time = len(batch_shape)
+    before = jax.tree.map(
+        lambda first, leaf: jnp.concatenate(
+            [jnp.expand_dims(first, time), jnp.delete(leaf, num_steps - 1, axis=time)], axis=time
+        ),
+        carry,
+        carries,
+    )
+    return before, xs if mask is None else jnp.where(mask[..., None], xs, 0.0)
 
 
 def _unit_factors(size, dtype):
