@@ -17,10 +17,12 @@ _HOME = {
     "gradflow.jacobians": (
         "jacobian_products",
         "log_jacobian_norms",
+        "log_product_norms",
         "log_singular_values",
         "route_jacobians",
         "step_jacobians",
     ),
+    "gradflow.lyapunov": ("lyapunov_exponents",),
     "gradflow.paths": ("path_gradients",),
     "gradflow.taps": ("carry_gradients", "gradients", "log_norm_over_time", "named_leaves"),
     "gradflow.weights": ("share_norms", "weight_shares"),

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from seqlab.fast.loop import walk
+from seqlab.fast.program import joined
 from seqlab.types import SHARDS, Array, Carry, Cell, Params, RoutedCell
 
 FORMS = ("auto", "fast", "scan", "associative")
@@ -205,6 +206,17 @@ def unroll(
     if mask is not None:
         ys = jnp.where(mask[..., None], ys, 0.0)
     return Unrolled(carry, ys, carries)
+
+
+def linearize_step(
+    step: Callable[[Carry], Carry], carry: Carry
+) -> tuple[Carry, Callable[[Carry], Carry]]:
+    """`jax.linearize`: (the carry after a step, the derivative as a linear function).
+
+    Products of one tangent with several matrices, the gates', are one product with all of them.
+    """
+    after, tangent = jax.linearize(step, carry)
+    return after, joined(tangent, carry)
 
 
 def bidirectional(

@@ -84,11 +84,8 @@ def test_the_chosen_stretch_keeps_the_values(driven):
     often = lyapunov_exponents(cell, params, xs, qr_every=1)
     chosen = lyapunov_exponents(cell, params, xs)
     assert chosen.qr_every > 1
-    assert np.all(chosen.spread <= -0.5 * np.log(np.finfo(np.float64).eps))
-    used = chosen.growth.shape[-2] * chosen.qr_every
-    np.testing.assert_allclose(
-        chosen.exponents, often.growth[..., :used, :].mean(-2), rtol=1e-7, atol=1e-7
-    )
+    assert np.all(chosen.spread <= np.log(1e-3 / np.finfo(np.float64).eps))
+    np.testing.assert_allclose(chosen.exponents, often.exponents, rtol=0, atol=1e-3)
 
 
 def test_a_stretch_too_long_for_what_comes_later_is_shortened():
@@ -99,7 +96,7 @@ def test_a_stretch_too_long_for_what_comes_later_is_shortened():
     calm = lyapunov_exponents(cell, params, xs[:64])
     found = lyapunov_exponents(cell, params, xs)
     assert found.qr_every < calm.qr_every
-    assert found.spread <= -0.5 * np.log(np.finfo(np.float32).eps)
+    assert found.spread <= np.log(1e-3 / np.finfo(np.float32).eps)
     np.testing.assert_allclose(
         found.exponents, lyapunov_exponents(cell, params, xs, qr_every=1).exponents, atol=1e-3
     )

@@ -13,8 +13,10 @@ same norms by one backward pass a time step.
 (`log_product_norms`), next to a reverse scan written by hand for this cell, with all gates in one
 matrix; by explicit Jacobians; and by `torch.func.jacrev` at every step, where PyTorch is installed.
 
-*exponents*, one sequence: all Lyapunov exponents with a QR decomposition at every step, at every
-tenth, as often as `lyapunov_exponents` finds safe, and by a loop in NumPy for the tanh net.
+*exponents*, one sequence, in float64 (whole spectra part too fast for float32 to leave out many
+QR decompositions): all Lyapunov exponents with one at every step, at every tenth, as often as
+`lyapunov_exponents` finds safe, and by a loop in NumPy for the tanh net; with the largest
+difference from the first.
 """
 
 import importlib.util
@@ -86,8 +88,10 @@ def run(config: Config, log: RunLog) -> None:
     for part in config.parts:
         rows = []
         for name in config.cells:
-            calls = parts[part](name, config)
-            seconds = time_variants(calls, config.rounds)
+            with jax.enable_x64(part == "exponents"):
+                calls = parts[part](name, config)
+                values = {variant: call() for variant, call in calls.items()}
+                seconds = time_variants(calls, config.rounds)
             medians = {variant: statistics.median(times) for variant, times in seconds.items()}
             first = next(iter(medians.values()))
             for variant, times in seconds.items():
@@ -101,10 +105,18 @@ def run(config: Config, log: RunLog) -> None:
                         "x_first": medians[variant] / first,
                     }
                 )
+                if part == "exponents":
+                    rows[-1]["error"] = difference(values, variant)
         batch = f"B={config.batch_size} " if part == "norms" else ""
         log.table(f"{part}, {batch}T={config.seq_len} H={config.hidden_size}", rows)
         everything += [{"part": part, **row} for row in rows]
     log.finish(rows=everything)
+
+
+def difference(values, variant):
+    """The largest difference of a variant's values from the first one's."""
+    first = np.asarray(next(iter(values.values())))
+    return float(np.max(np.abs(np.asarray(values[variant]) - first)))
 
 
 def norms(name, config):
@@ -314,8 +326,8 @@ def numpy_call(params, xs):
     xs = np.asarray(xs)
 
     def call():
-        h, total = np.zeros(len(W_h), np.float32), 0.0
-        frame = np.eye(len(W_h), dtype=np.float32)
+        h, total = np.zeros(len(W_h)), 0.0
+        frame = np.eye(len(W_h))
         for x in xs:
             h = np.tanh(x @ W_x + b + h @ W_h)
             frame, upper = np.linalg.qr((1 - h * h)[:, None] * (W_h.T @ frame))

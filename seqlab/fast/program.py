@@ -315,6 +315,24 @@ def _side_by_side(*matrices):
     return [jnp.concatenate(matrices, axis=1)]
 
 
+def joined(function: Callable[..., Any], *args: Any) -> Callable[..., Any]:
+    """The same function of arguments like `args`, with `join_products` done to it.
+
+    The matrices are those that it has closed over.
+    """
+    closed, shape = jax.make_jaxpr(function, return_shape=True)(*args)
+    program = from_jaxpr(closed)
+    ops, sides = join_products(program.ops, set(program.inputs[: len(closed.consts)]))
+
+    def call(*args):
+        values = [*closed.consts, *jax.tree.leaves(args)]
+        known = dict(zip(program.inputs, values, strict=True))
+        found = run([*sides, *ops], known, program.outputs)
+        return jax.tree.unflatten(jax.tree.structure(shape), found)
+
+    return call
+
+
 def join_biases(ops: list[Op], is_fixed: set[Value]) -> tuple[list[Op], list[Op]]:
     """Sums of the parts of a joined product with a vector each, made one sum before it is split.
 
@@ -342,11 +360,12 @@ def join_biases(ops: list[Op], is_fixed: set[Value]) -> tuple[list[Op], list[Op]
     for each in ops:
         if each.name != "split" or each.params["axis"] != len(each.outputs[0].shape) - 1:
             continue
-        parts = [bias_of(value) for value in each.outputs]
-        if None in parts:
-            continue
-        vectors = tuple(repeat.inputs[0] for _, repeat in parts)  # pyright: ignore
+        found = [bias_of(value) for value in each.outputs]
+        parts = [part for part in found if part is not None]
         (whole,) = each.inputs
+        if len(parts) < len(found) or isinstance(whole, Constant):
+            continue
+        vectors = tuple(repeat.inputs[0] for _, repeat in parts)
         wide = Value((whole.shape[-1],), whole.dtype)
         sides.append(Op("concatenate", _end_to_end, vectors, (wide,), {}))
         added = op("add", _add_row, (whole, wide), whole)
@@ -356,7 +375,7 @@ def join_biases(ops: list[Op], is_fixed: set[Value]) -> tuple[list[Op], list[Op]
                 inputs=added.outputs, outputs=tuple(total.outputs[0] for total, _ in parts)
             ),
         ]
-        replaced |= {id(total): [] for total, _ in parts}  # pyright: ignore
+        replaced |= {id(total): [] for total, _ in parts}
     return [new for each in ops for new in replaced.get(id(each), [each])], sides
 
 

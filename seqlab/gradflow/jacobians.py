@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from seqlab.recurrence import unroll, with_routes
+from seqlab.recurrence import linearize_step, unroll, with_routes
 from seqlab.types import Array, Carry, Cell, Params
 
 
@@ -147,7 +147,7 @@ def log_product_norms(
                 return after
             return jax.tree.map(lambda a, b: jnp.where(real[..., None], a, b), after, carry)
 
-        pull = jax.linear_transpose(jax.linearize(step, carry)[1], carry)
+        pull = jax.linear_transpose(linearize_step(step, carry)[1], carry)
         # Scaled here, where it costs nothing: it becomes part of the step's first product.
         rows = jax.tree.map(lambda leaf: leaf * scale[None, ..., None], rows)
         rows = jax.vmap(lambda row: pull(row)[0])(rows)
