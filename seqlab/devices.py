@@ -166,7 +166,8 @@ class Devices:
     def compiler_options(self) -> dict[str, Any]:
         """Of what runs on all of them: with a device for each core, none needs threads."""
         first = self.mesh.devices.flat[0]
-        is_full = first.platform == "cpu" and len(jax.local_devices()) >= num_cores()
+        own = [each for each in self.mesh.devices.flat if each.process_index == jax.process_index()]
+        is_full = first.platform == "cpu" and len(own) >= num_cores()
         return {"xla_cpu_multi_thread_eigen": False} if is_full else {}
 
     def put_batch(self, batch: Any) -> Any:

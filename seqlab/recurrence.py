@@ -1,8 +1,7 @@
 """The one loop over time, and the layers made of it."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple, cast
 
 import jax
@@ -14,20 +13,16 @@ from seqlab.types import SHARDS, Array, Carry, Cell, Params, RoutedCell
 
 FORMS = ("auto", "fast", "scan", "associative")
 NEEDS = {
-    "fast": "the step holds a loop or a jax.custom_vjp of its own",
+    "fast": "the step holds a loop, an effect or a jax.custom_vjp of its own, or is in a shard_map "
+    "with check_vma",
     "associative": "the step is not affine in each unit of the carry",
 }
-_form: ContextVar[str] = ContextVar("form", default="auto")
+_form = jax.make_user_context(default_value="auto")  # `jax.jit` traces anew where it differs
 
 
-@contextmanager
-def using(form: str) -> Iterator[None]:
+def using(form: str) -> AbstractContextManager[None]:
     """Inside, every `unroll` that is not told its form takes this one; see its `form`."""
-    token = _form.set(form)
-    try:
-        yield
-    finally:
-        _form.reset(token)
+    return _form(form)
 
 
 class Unrolled(NamedTuple):
@@ -87,10 +82,11 @@ def unroll(
         multiplied by it (variational dropout). Only for cells whose `step` takes it.
       form: "fast", the loop from which everything is taken that does not wait for the step before
         (`seqlab.fast.loop`); "scan", the plain `jax.lax.scan` of `step`; "auto", the fast one where
-        the cell allows it: it may hold no loop and no `jax.custom_vjp` of its own; "associative",
-        in parallel over time, for a cell whose step is affine in each unit of the carry (MinGRU,
-        MinLSTM, LRU): quick on a GPU, slower than the loop on a processor. All give the same values
-        and derivatives, to rounding. None is what `using` says, else "auto".
+        it can be had: the step holds no loop, effect or `jax.custom_vjp` of its own, and is in no
+        `jax.shard_map` with check_vma; "associative", in parallel over time, for a cell whose step
+        is affine in each unit of the carry (MinGRU, MinLSTM, LRU): for a GPU, slower than the loop
+        on a processor. All give the same values and derivatives, to rounding. None is what `using`
+        says, else "auto".
 
     Returns:
       Unrolled(carry, ys, carries).
@@ -122,7 +118,7 @@ def unroll(
                 f"expected {xs.shape[:-1]} and bool"
             )
 
-    form = _form.get() if form is None else form
+    form = _form.value if form is None else form
     if form not in FORMS:
         raise ValueError(f"unroll: form={form!r}, expected one of {', '.join(FORMS)}")
     if form == "associative" and (remat_every, truncate_every) != (None, None):
@@ -215,6 +211,8 @@ def linearize_step(
 
     Products of one tangent with several matrices, the gates', are one product with all of them.
     """
+    if not all(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(carry)):
+        raise ValueError("the carry holds integers, which have no tangents: see step_jacobians")
     after, tangent = jax.linearize(step, carry)
     return after, joined(tangent, carry)
 

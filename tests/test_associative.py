@@ -133,7 +133,6 @@ def test_lru_turns_and_shrinks_as_complex_numbers_do(x64):
 @pytest.mark.parametrize(
     "fields",
     [
-        {"hidden_size": 5},
         {"hidden_size": 4, "largest": 1.0},
         {"hidden_size": 4, "smallest": 0.99, "largest": 0.9},
         {"hidden_size": 4, "largest_phase": 7.0},

@@ -387,7 +387,7 @@ def test_the_first_carry_is_zero_in_the_dtype_of_the_weights(name):
         for batch_shape in ((), (2,), (2, 3)):
             first = cell.initial_carry(cast, batch_shape)
             for leaf in jax.tree.leaves(first):
-                assert leaf.shape == (*batch_shape, H)
+                assert leaf.shape == (*batch_shape, getattr(cell, "num_units", H))
                 assert leaf.dtype == dtype
                 assert np.count_nonzero(leaf) == 0
 

@@ -113,6 +113,19 @@ def test_no_product_with_a_weight_gradient_stays_in_the_backward_loop(x64):
     assert [eqn.outvars[0].aval.shape for eqn in found] == [(4, 20), (4, 5)]
 
 
+@pytest.mark.parametrize("platform", ["cuda", "rocm", "tpu"])
+def test_nothing_in_it_is_for_one_kind_of_device(platform):
+    cell = LSTM(5)
+    params = cell.init(jax.random.key(0), 3)
+    xs = jnp.ones((200, 4, 3))
+
+    def loss(params):
+        return jnp.sum(walk(cell.step, params, cell.initial_carry(params, (4,)), xs, chunk=20)[1].h)
+
+    traced = jax.jit(jax.grad(loss)).trace(params)
+    assert "while" in traced.lower(lowering_platforms=(platform,)).as_text()
+
+
 def test_a_body_with_a_loop_of_its_own_is_left_to_the_plain_loop():
     def body(weights, carry, x):
         return jax.lax.fori_loop(0, 2, lambda _, c: c * weights + x, carry)

@@ -39,7 +39,7 @@ from seqlab import plots
 from seqlab.cells.lookup import lookup
 from seqlab.cli import main, parse
 from seqlab.data.checks import check_at_least, check_known
-from seqlab.devices import Devices
+from seqlab.devices import Devices, num_cores
 from seqlab.errors import InputError
 from seqlab.recurrence import unroll
 from seqlab.runlog import RunLog, read_run
@@ -100,7 +100,7 @@ class Config:
     devices: int | None = None
     """XLA devices that share out a batch in "seqlab per core"; None for one a core"""
     rounds: int = 9
-    """timed rounds after one of warm-up"""
+    """timed rounds"""
     seed: int = 0
 
     def __post_init__(self):
@@ -129,7 +129,7 @@ class Config:
 
 def run(config: Config, log: RunLog) -> None:
     """Times every variant of every cell at every size."""
-    devices = jax.devices()[: config.devices or cores()]
+    devices = jax.devices()[: config.devices or num_cores()]
     peers = installed(config.peers, log)
     note, rows = functools.cache(log.note), []  # what is left out is told once
     for name in config.cells:
@@ -439,7 +439,7 @@ def geometric_mean(rows, name):
 
 def machine(num_devices, with_torch):
     """One line: processor, cores and versions."""
-    parts = [processor(), f"{cores()} cores", f"{num_devices} XLA devices"]
+    parts = [processor(), f"{num_cores()} cores", f"{num_devices} XLA devices"]
     if with_torch:
         import torch
 
@@ -460,13 +460,6 @@ def processor():
         if name.strip() == "model name":
             return value.strip()
     return platform.processor() or platform.machine()
-
-
-def cores():
-    """How many this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def plot(path: Path) -> None:
@@ -502,7 +495,7 @@ def start() -> None:
     with suppress(InputError):  # `main` tells it
         config = parse(Config, sys.argv[1:], __name__).config
         jax.config.update("jax_platforms", "cpu")
-        jax.config.update("jax_num_cpu_devices", config.devices or cores())
+        jax.config.update("jax_num_cpu_devices", config.devices or num_cores())
         jax.config.update("jax_enable_compilation_cache", False)
     main(Config, run, plot)
 

@@ -34,7 +34,7 @@ class Config:
     """Time to start."""
 
     rounds: int = 9
-    """timed rounds after one of warm-up"""
+    """timed rounds"""
     seed: int = 0
 
     def __post_init__(self):

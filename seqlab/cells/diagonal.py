@@ -135,13 +135,13 @@ class MinLSTM:
 class ComplexCarry:
     """State of complex units, in two real parts."""
 
-    re: Array  # [..., H / 2]
-    im: Array  # [..., H / 2]
+    re: Array  # [..., N], N = H / 2 rounded up
+    im: Array  # [..., N]
 
 
 @dataclass(frozen=True)
 class LRU:
-    """Linear recurrent unit: H / 2 complex units that turn and shrink.
+    """Linear recurrent unit: N = H / 2 complex units that turn and shrink.
 
         s' = lambda * s + gamma * (B x)      lambda = exp(-exp(nu) + i exp(theta))
         h = [Re s, Im s]
@@ -153,7 +153,7 @@ class LRU:
     Convention: the read-out Re[C s] + D x of the paper is the layer that follows, linear in h.
 
     Attributes:
-      hidden_size: H, width of h, even.
+      hidden_size: H, width of h; if it is odd, the last unit's imaginary part is not shown.
       smallest, largest: radii of the ring, 0 <= smallest < largest < 1.
       largest_phase: in radians, at most 2 pi.
 
@@ -167,8 +167,6 @@ class LRU:
 
     def __post_init__(self):
         check_fields(self)
-        if self.hidden_size % 2:
-            raise InputError(f"LRU(hidden_size={self.hidden_size}): expected an even number")
         if not 0.0 <= self.smallest < self.largest < 1.0:
             raise InputError(
                 f"LRU(smallest={self.smallest}, largest={self.largest}): expected radii with "
@@ -179,10 +177,15 @@ class LRU:
                 f"LRU(largest_phase={self.largest_phase}): expected more than 0, at most 2 pi"
             )
 
+    @property
+    def num_units(self) -> int:
+        """N."""
+        return (self.hidden_size + 1) // 2
+
     def init(self, key, input_size):
-        """`{"nu", "theta", "gamma": [H / 2], "B_re", "B_im": [D, H / 2]}`; "gamma" is log gamma."""
+        """`{"nu", "theta", "gamma": [N], "B_re", "B_im": [D, N]}`; "gamma" is log gamma."""
         keys = jax.random.split(key, 4)
-        size = self.hidden_size // 2
+        size = self.num_units
         share = jax.random.uniform(keys[0], (size,), minval=1e-6)
         squares = share * (self.largest**2 - self.smallest**2) + self.smallest**2
         phase = self.largest_phase * jax.random.uniform(keys[1], (size,), minval=1e-6)
@@ -196,8 +199,8 @@ class LRU:
         }
 
     def initial_carry(self, params, batch_shape=()):
-        """Zeros, leaves [*batch_shape, H / 2]."""
-        zeros = jnp.zeros((*batch_shape, self.hidden_size // 2), params["nu"].dtype)
+        """Zeros, leaves [*batch_shape, N]."""
+        zeros = jnp.zeros((*batch_shape, self.num_units), params["nu"].dtype)
         return ComplexCarry(re=zeros, im=zeros)
 
     def step(self, params, carry, x):
@@ -215,4 +218,4 @@ class LRU:
 
     def output(self, carry):
         """[Re s, Im s], [..., H]."""
-        return jnp.concatenate([carry.re, carry.im], axis=-1)
+        return jnp.concatenate([carry.re, carry.im], axis=-1)[..., : self.hidden_size]

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from seqlab.fast.program import Body, Value, reached, run, run_rows
 
 SUMS = {"add", "add_any", "sub"}
-ALONE = {"neg", "copy", "copy_p", "convert_element_type"}
+ALONE = {"neg", "copy", "convert_element_type"}
 
 
 def is_affine(cut: Body) -> bool:
@@ -26,6 +26,9 @@ def is_affine(cut: Body) -> bool:
         waits = [isinstance(atom, Value) and atom in waiting for atom in each.inputs]
         if not any(waits):
             continue
+        touched = [atom for atom, yes in zip(each.inputs, waits, strict=True) if yes]
+        if not all(_is_real(value) for value in (*touched, *each.outputs)):
+            return False
         fits = (
             each.name in SUMS
             or each.name in ALONE
@@ -35,7 +38,11 @@ def is_affine(cut: Body) -> bool:
         )
         if not fits:
             return False
-    return len({value.shape for value in cut.carry}) == 1
+    return len({value.shape for value in cut.carry}) == 1 and all(map(_is_real, cut.carry))
+
+
+def _is_real(value):
+    return jnp.issubdtype(value.dtype, jnp.inexact)
 
 
 def walk_associative(

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 from seqlab.fast.program import Atom, Constant, Op, Value, op, value_like
 
@@ -79,11 +80,13 @@ class _Work:
         self.late: list[Op] = []
         self.made: dict[Any, Value] = {}
 
-    def factor(self, name: str, function: Callable[..., Any], *inputs: Atom, like: Value) -> Value:
+    def factor(self, name: str, function: Callable[..., Any], *inputs: Atom) -> Value:
         """A factor; computed once, though both parts of a tangent ask for it."""
         key = (name, *inputs)
         if key not in self.made:
-            made = op(name, function, inputs, like)
+            values = [atom for atom in inputs if isinstance(atom, Value)]
+            shape = np.broadcast_shapes(*(value.shape for value in values))
+            made = op(name, function, inputs, Value(shape, values[0].dtype))
             self.factors.append(made)
             self.made[key] = made.outputs[0]
         return self.made[key]
@@ -98,17 +101,13 @@ class _Work:
             return Scaled(scaled.base, factor)
         if isinstance(factor, Constant) and isinstance(scaled.factor, Constant):
             return Scaled(scaled.base, Constant(scaled.factor.value * factor.value))
-        like = factor if isinstance(factor, Value) else scaled.factor
-        assert isinstance(like, Value)
-        return Scaled(
-            scaled.base, self.factor("mul", jnp.multiply, scaled.factor, factor, like=like)
-        )
+        return Scaled(scaled.base, self.factor("mul", jnp.multiply, scaled.factor, factor))
 
     def negative(self, scaled: Scaled | None) -> Scaled | None:
         if scaled is None or scaled.factor is None or isinstance(scaled.factor, Constant):
             return self.times(scaled, Constant(-1.0))
         factor = scaled.factor
-        return Scaled(scaled.base, self.factor("neg", jnp.negative, factor, like=factor))
+        return Scaled(scaled.base, self.factor("neg", jnp.negative, factor))
 
     def plus(self, a: Scaled | None, b: Scaled | None, ops: list[Op]) -> Scaled | None:
         if a is None or b is None:
@@ -118,7 +117,7 @@ class _Work:
             values = [f for f in factors if isinstance(f, Value)]
             if not values:
                 return Scaled(a.base, Constant(sum(f.value for f in factors)))  # pyright: ignore
-            return Scaled(a.base, self.factor("add", jnp.add, *factors, like=values[0]))
+            return Scaled(a.base, self.factor("add", jnp.add, *factors))
         left, right = self.plain(a, ops), self.plain(b, ops)
         made = op("add", jnp.add, (left, right), left)
         ops.append(made)
@@ -131,6 +130,19 @@ class _Work:
         made = op("mul", jnp.multiply, (scaled.base, scaled.factor), scaled.base)
         ops.append(made)
         return made.outputs[0]
+
+    def spread(self, split: Split, like: Value) -> Split:
+        """The same with the shape of `like`: operands of length 1 are repeated by the operation."""
+
+        def over(scaled, ops):
+            if scaled is None or scaled.base.shape == like.shape:
+                return scaled
+            part = self.plain(scaled, ops)
+            made = op("spread", lambda a: jnp.broadcast_to(a, like.shape), (part,), like)
+            ops.append(made)
+            return Scaled(made.outputs[0])
+
+        return Split(over(split.late, self.late), over(split.early, self.early))
 
     def whole(self, split: Split, like: Value) -> Atom:
         """The sum of both parts, a tangent of the loop."""
@@ -153,7 +165,7 @@ def _place(work: _Work, parts: dict[Value, Split], each: Op) -> None:
     linear = [atom for atom in each.inputs if isinstance(atom, Value) and atom in parts]
     out = each.outputs[0]
     if each.name in ("add", "add_any", "sub") and len(linear) == 2:
-        a, b = (parts[atom] for atom in linear)
+        a, b = (work.spread(parts[atom], out) for atom in linear)
         if each.name == "sub":
             b = Split(work.negative(b.late), work.negative(b.early))
         parts[out] = Split(
@@ -161,13 +173,16 @@ def _place(work: _Work, parts: dict[Value, Split], each: Op) -> None:
         )
     elif each.name == "mul" and len(linear) == 1:
         factor = each.inputs[1] if each.inputs[0] is linear[0] else each.inputs[0]
-        a = parts[linear[0]]
+        a = work.spread(parts[linear[0]], out)
         parts[out] = Split(work.times(a.late, factor), work.times(a.early, factor))
     elif each.name == "div" and len(linear) == 1:
         divisor = each.inputs[1]
-        like = divisor if isinstance(divisor, Value) else Value((), out.dtype)
-        factor = work.factor("reciprocal", lambda d: 1.0 / d, divisor, like=like)
-        parts[out] = Split(*(work.times(part, factor) for part in parts[linear[0]]))
+        if isinstance(divisor, Constant):
+            factor: Atom = Constant(1.0 / divisor.value)
+        else:
+            factor = work.factor("reciprocal", lambda d: 1.0 / d, divisor)
+        a = work.spread(parts[linear[0]], out)
+        parts[out] = Split(work.times(a.late, factor), work.times(a.early, factor))
     elif each.name == "neg":
         parts[out] = Split(*(work.negative(part) for part in parts[linear[0]]))
     elif each.name in STRUCTURAL and len(linear) == 1:
@@ -195,7 +210,9 @@ def _choose(work, parts, each):
     found = []
     for name, ops in zip(("late", "early"), work.both(), strict=True):
         cases = [
-            getattr(parts[atom], name) if isinstance(atom, Value) and atom in parts else None
+            getattr(work.spread(parts[atom], each.outputs[0]), name)
+            if isinstance(atom, Value) and atom in parts
+            else None
             for atom in each.inputs[1:]
         ]
         if all(case is None for case in cases):

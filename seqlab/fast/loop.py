@@ -28,15 +28,25 @@ from seqlab.fast.program import (
     join_biases,
     join_products,
     needed,
+    primitives,
     reached,
     reads,
     run,
     run_rows,
     split_late,
 )
-from seqlab.fast.tangent import DEAR, Forward, Trail, choose, merge, plan_tangent, shifted
+from seqlab.fast.tangent import (
+    DEAR,
+    Forward,
+    Trail,
+    choose,
+    has_tangent,
+    merge,
+    plan_tangent,
+    shifted,
+)
 
-UNFIT = {"custom_vjp_call", "custom_vjp_call_jaxpr", "custom_lin", "while", "scan", "cond"}
+UNFIT = {"custom_vjp_call", "custom_vjp_call_jaxpr", "custom_lin", "while", "scan", "cond"}  # loops
 CHUNK_BYTES = 2**21  # of what one chunk leaves for its backward pass: it should stay in the cache
 SHORTEST, LONGEST = 5, 25  # steps of a chunk
 
@@ -70,7 +80,8 @@ def walk(
 
     Returns:
       (carry after the last step, carries after each step with leaves [T, ...]); None where the body
-      holds what cannot be cut (a loop of its own, or `jax.custom_vjp`), or is not affine.
+      holds what cannot be cut (a loop of its own, an effect, `jax.custom_vjp`), where `shard_map`
+      checks what varies, or where the body is not affine.
     """
     leaves, tree = jax.tree.flatten(carry)
     weight_leaves, weight_tree = jax.tree.flatten(weights)
@@ -90,6 +101,8 @@ def walk(
         jax.ShapeDtypeStruct((*leaf.shape[:axis], *leaf.shape[axis + 1 :]), leaf.dtype)
         for leaf, axis in zip(x_leaves, time_axes, strict=True)
     ]
+    if any(map(_varies, (*weight_leaves, *leaves, *x_leaves))):
+        return None
     closed = jax.make_jaxpr(flat)(weight_leaves, leaves, row)
     cut = cut_body(closed, len(weight_leaves), len(leaves))
     if cut is None:
@@ -122,15 +135,15 @@ def walk(
 
 def cut_body(closed, num_weights: int, num_carry: int) -> Body | None:
     """A traced body, cut apart; None where it cannot be."""
-    program = from_jaxpr(closed)
-    if any(each.name in UNFIT for each in program.ops):
+    if closed.effects or UNFIT & set(primitives(closed.jaxpr)):
         return None
+    program = from_jaxpr(closed)
     count = len(closed.consts) + num_weights
     weights = program.inputs[:count]
     carry, inputs = program.inputs[count : count + num_carry], program.inputs[count + num_carry :]
     waiting = reached(program.ops, carry)
     moving = reached(program.ops, inputs) | waiting
-    loop, handed = frontier(program.ops, waiting, program.outputs)
+    loop, _ = frontier(program.ops, waiting, program.outputs)
     is_fixed = {value for each in program.ops for value in each.outputs} - moving | set(weights)
     loop, sides = join_products(loop, is_fixed)
     loop = needed(loop, program.outputs)
@@ -140,14 +153,17 @@ def cut_body(closed, num_weights: int, num_carry: int) -> Body | None:
     fixed = [value for value in read if value not in inner and value not in moving]
     early, _ = frontier(program.ops, moving - waiting, handed)
     early, wide = join_products(needed(early, handed), is_fixed)
-    early, long = join_biases(early, is_fixed)
+    early, long = join_biases(early, is_fixed, handed)
     early, handed, splits = split_late(needed(early, handed), handed)
     loop = [*splits, *loop]
     sides += [*wide, *long]
     made = {value for each in early for value in each.outputs} | set(inputs)
     fixed += [value for value in reads(early) if value not in made and value not in fixed]
     once = [each for each in program.ops if moving.isdisjoint(each.outputs)] + sides
-    return Body(weights, carry, inputs, once, early, fixed, handed, loop, program.outputs)
+    cut = Body(weights, carry, inputs, once, early, fixed, handed, loop, program.outputs)
+    # A derivative of its own may give values and tangents by one operation, which cannot be parted.
+    is_plain = not any(each.name.startswith("custom") for each in program.ops)
+    return cut if is_plain or has_tangent(cut) else None
 
 
 def _chunk_length(cut: Body, num_steps: int) -> int:
@@ -357,6 +373,13 @@ def _read(piece, whole, index, rows):
 def _joined(leaves):
     """From [chunks, steps, ...] to [chunks * steps, ...]."""
     return [leaf.reshape(-1, *leaf.shape[2:]) for leaf in leaves]
+
+
+def _varies(leaf) -> bool:
+    """Whether it is inside a `jax.shard_map` that tells apart what varies over devices."""
+    kind = jax.typeof(leaf)
+    axes = getattr(kind, "mat", kind)  # of jax 0.10 and of those before and after it
+    return bool(getattr(axes, "varying", None) or getattr(axes, "vma", None))
 
 
 def _moves(tangent) -> bool:

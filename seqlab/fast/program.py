@@ -1,6 +1,6 @@
 """A traced function as a flat list of operations that can be cut apart and run in pieces."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-INLINED = {"jit", "pjit", "closed_call", "core_call", "eval_jaxpr"}
-ELEMENTWISE_COST = {"tanh", "logistic", "exp", "log", "erf", "sin", "cos", "pow", "rsqrt", "sqrt"}
+INLINED = {"jit", "pjit", "closed_call", "core_call", "eval_jaxpr", "checkpoint", "remat2"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +90,14 @@ def from_jaxpr(closed: core.ClosedJaxpr) -> Program:
     inputs = [value_like(var.aval) for var in jaxpr.invars]
     outputs = _write_out(jaxpr, [*consts, *inputs], ops)
     return Program([*consts, *inputs], ops, outputs)
+
+
+def primitives(jaxpr: core.Jaxpr) -> Iterator[str]:
+    """The names of all operations, inner jaxprs included."""
+    for eqn in jaxpr.eqns:
+        yield eqn.primitive.name
+        for inner in core.jaxprs_in_params(eqn.params):
+            yield from primitives(inner)
 
 
 def _write_out(jaxpr, args: Sequence[Atom], ops: list[Op]) -> list[Atom]:
@@ -333,10 +340,13 @@ def joined(function: Callable[..., Any], *args: Any) -> Callable[..., Any]:
     return call
 
 
-def join_biases(ops: list[Op], is_fixed: set[Value]) -> tuple[list[Op], list[Op]]:
+def join_biases(
+    ops: list[Op], is_fixed: set[Value], handed: list[Value]
+) -> tuple[list[Op], list[Op]]:
     """Sums of the parts of a joined product with a vector each, made one sum before it is split.
 
-    The arguments and results are those of `join_products`, which comes before.
+    The arguments and results are those of `join_products`, which comes before; what is `handed`
+    on as it is stays as it is.
     """
     users: dict[Atom, list[Op]] = {}
     for each in ops:
@@ -347,14 +357,15 @@ def join_biases(ops: list[Op], is_fixed: set[Value]) -> tuple[list[Op], list[Op]
     def bias_of(value):
         """(the sum that alone reads a part, the vector added to it, repeated), or None."""
         found = users.get(value, [])
-        if len(found) != 1 or found[0].name != "add":
+        if len(found) != 1 or found[0].name != "add" or value in handed:
             return None
         (other,) = [atom for atom in found[0].inputs if atom is not value] or [None]
         repeat = maker.get(other)  # pyright: ignore
         if repeat is None or repeat.name != "broadcast_in_dim" or repeat.inputs[0] not in is_fixed:
             return None
         is_row = repeat.params["broadcast_dimensions"] == (len(value.shape) - 1,)
-        return (found[0], repeat) if is_row else None
+        is_whole = repeat.inputs[0].shape == value.shape[-1:]
+        return (found[0], repeat) if is_row and is_whole else None
 
     sides, replaced = [], {}
     for each in ops:

@@ -119,6 +119,14 @@ class Factors(NamedTuple):
         return run(plan.late, known, plan.outputs)
 
 
+def has_tangent(cut: Body) -> bool:
+    """Whether values and tangents of a step are computed by operations of their own."""
+    plan = plan_tangent(cut, [_is_real(v) for v in cut.fixed], [_is_real(v) for v in cut.inputs])
+    made = _made(plan.forward.ops) | {*plan.forward.fixed, *plan.forward.carry}
+    made |= {*plan.forward.handed, *plan.known}
+    return all(v in made for v in reads(plan.forward.ops, plan.forward.outputs))
+
+
 def plan_tangent(cut: Body, moves: list[bool], moves_inputs: list[bool]) -> Tangent:
     """Traces the tangent of one step and sorts its operations.
 

@@ -166,7 +166,7 @@ def log_product_norms(
         identity,
         first,
     )
-    ones = jnp.ones(batch_shape, xs.dtype)
+    ones = jnp.ones(batch_shape, jnp.result_type(*jax.tree.leaves(rows)))
     by_time = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, time, 0), (before, xs, mask))
     _, norms = jax.lax.scan(body, (rows, ones, jnp.zeros_like(ones)), by_time, reverse=True)
     return jnp.moveaxis(norms, 0, -1)

@@ -1,0 +1,87 @@
+"""Keeps benchmark runs in this folder and writes ../benchmarks.md from all that are kept.
+
+python docs/benchmarks/record.py RUN_DIR...
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+HEAD = """# Benchmarks
+
+Each table is from one run, kept as a file in [benchmarks/](benchmarks/) and written by
+`python docs/benchmarks/record.py RUN_DIR...`. Medians; a ratio compares medians of the same run.
+"""
+ABOUT = {
+    "recurrence": """## A training step of one recurrent layer
+
+Sizes are sequences x steps x input width x units. "seqlab per core" shares the batch out over one
+XLA device a core, which training does by itself where a batch is large enough ("as trained" in the
+means). `x_jax_peer` is against the fastest of Flax nnx, Flax linen, Haiku, Equinox and Keras at
+that size; `x_limit_sequential` against the bare matrix products, step after step, by PyTorch. The
+least time is beside each median; where they are far apart the row is marked noisy.
+
+![Time of a training step as a multiple of PyTorch's](benchmarks/recurrence.png)
+""",
+    "probes": """## Gradient probes
+
+`x_first` is against the first row of the same cell: the plain training step, the hand-written
+scan, the QR decomposition at every step. `error` is the largest difference of an exponent from that
+row's, in nats per step: a frame that is orthonormalised too rarely gives wrong small exponents,
+which is why `lyapunov_exponents` chooses and checks.
+""",
+    "memory": """## Long sequences
+
+One LSTM, each variant in a process of its own: XLA's temporary memory, and the peak of resident
+memory above what was there before the first step.
+""",
+    "startup": """## Start
+
+Whole processes, from start to end.
+""",
+}
+
+
+def table(rows):
+    """A table in Markdown; numbers to three digits."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    for row in rows:
+        lines.append("| " + " | ".join(text(row.get(name)) for name in names) + " |")
+    return "\n".join(lines)
+
+
+def text(value):
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    return "" if value is None else str(value)
+
+
+def section(kept):
+    """A benchmark's part of the page."""
+    record, summary = kept["record"], kept["summary"]
+    parts = [ABOUT[record["experiment"]], f"```bash\n{record['command']}\n```\n"]
+    parts.append(summary.get("machine") or f"{summary['device']}, jax {record['versions']['jax']}")
+    if "means" in summary:
+        parts += ["\n### Geometric means over sizes\n", table(summary["means"]), "\n### Every size"]
+    return "\n".join([*parts, "", table(summary["rows"]), ""])
+
+
+def main():
+    for path in map(Path, sys.argv[1:]):
+        record = json.loads((path / "config.json").read_text())
+        kept = {"record": record, "summary": json.loads((path / "summary.json").read_text())}
+        (HERE / f"{record['experiment']}.json").write_text(json.dumps(kept, indent=1) + "\n")
+        for figure in (path / "figures").glob("*.png"):
+            shutil.copy(figure, HERE)
+    found = [HERE / f"{name}.json" for name in ABOUT]
+    sections = [section(json.loads(path.read_text())) for path in found if path.exists()]
+    (HERE.parent / "benchmarks.md").write_text("\n".join([HEAD, *sections]))
+
+
+if __name__ == "__main__":
+    main()
