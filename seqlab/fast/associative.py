@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from seqlab.fast.program import Body, Value, reached, run, run_rows
+from seqlab.fast.program import Body, Value, is_real, reached, run, run_rows
 
 SUMS = {"add", "add_any", "sub"}
 ALONE = {"neg", "copy", "convert_element_type"}
@@ -26,8 +26,8 @@ def is_affine(cut: Body) -> bool:
         waits = [isinstance(atom, Value) and atom in waiting for atom in each.inputs]
         if not any(waits):
             continue
-        touched = [atom for atom, yes in zip(each.inputs, waits, strict=True) if yes]
-        if not all(_is_real(value) for value in (*touched, *each.outputs)):
+        touched = [atom for atom in each.inputs if isinstance(atom, Value) and atom in waiting]
+        if not all(is_real(value) for value in (*touched, *each.outputs)):
             return False
         fits = (
             each.name in SUMS
@@ -38,11 +38,7 @@ def is_affine(cut: Body) -> bool:
         )
         if not fits:
             return False
-    return len({value.shape for value in cut.carry}) == 1 and all(map(_is_real, cut.carry))
-
-
-def _is_real(value):
-    return jnp.issubdtype(value.dtype, jnp.inexact)
+    return len({value.shape for value in cut.carry}) == 1 and all(map(is_real, cut.carry))
 
 
 def walk_associative(

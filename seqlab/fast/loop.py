@@ -46,7 +46,7 @@ from seqlab.fast.tangent import (
     shifted,
 )
 
-UNFIT = {"custom_vjp_call", "custom_vjp_call_jaxpr", "custom_lin", "while", "scan", "cond"}  # loops
+UNFIT = {"custom_vjp_call", "custom_vjp_call_jaxpr", "custom_lin", "while", "scan", "cond"}
 CHUNK_BYTES = 2**21  # of what one chunk leaves for its backward pass: it should stay in the cache
 SHORTEST, LONGEST = 5, 25  # steps of a chunk
 
@@ -274,16 +274,13 @@ def _walk_tangents(piece, plan, laid_out, fixed, carry, xs, trail, d_fixed, d_ca
     def walk_chunk(fixed, turned, whole, d_fixed, d_carry, part, trail, d_rows):
         inputs = _read(piece, whole, *part)
 
-        def early(fixed, inputs):
-            known = dict(zip(piece.cut.fixed, fixed, strict=True))
-            return run_rows(piece.cut.early, known, inputs, piece.cut.handed)
-
-        def of_moving(moving, rows):
-            rows = merge(inputs.values(), rows, laid_out)
-            return early(merge(fixed, moving, plan.moves), dict(zip(inputs, rows, strict=True)))
+        def early(moving, rows):
+            known = dict(zip(piece.cut.fixed, merge(fixed, moving, plan.moves), strict=True))
+            rows = dict(zip(inputs, merge(inputs.values(), rows, laid_out), strict=True))
+            return run_rows(piece.cut.early, known, rows, piece.cut.handed)
 
         at = (choose(fixed, plan.moves), choose(inputs.values(), laid_out))
-        handed, d_handed = jax.jvp(of_moving, at, (d_fixed, choose(d_rows, laid_out)))
+        handed, d_handed = jax.jvp(early, at, (d_fixed, choose(d_rows, laid_out)))
         if piece.remat:
             _, *found = _loop(piece, plan.forward, fixed, trail.first, handed)
             trail = Trail(trail.first, *found)

@@ -69,6 +69,11 @@ class Body(NamedTuple):
     outputs: list[Any]
 
 
+def is_real(value: Value) -> bool:
+    """Whether it has a tangent: real or complex numbers, not integers or flags."""
+    return jnp.issubdtype(value.dtype, jnp.inexact)
+
+
 def value_like(leaf: Any) -> Value:
     """A `Value` of the shape and dtype of an array, a tracer or a `Value`."""
     return Value(tuple(leaf.shape), leaf.dtype)

@@ -20,6 +20,7 @@ from seqlab.fast.program import (
     from_jaxpr,
     frontier,
     is_product,
+    is_real,
     needed,
     reached,
     reads,
@@ -121,7 +122,7 @@ class Factors(NamedTuple):
 
 def has_tangent(cut: Body) -> bool:
     """Whether values and tangents of a step are computed by operations of their own."""
-    plan = plan_tangent(cut, [_is_real(v) for v in cut.fixed], [_is_real(v) for v in cut.inputs])
+    plan = plan_tangent(cut, [is_real(v) for v in cut.fixed], [is_real(v) for v in cut.inputs])
     made = _made(plan.forward.ops) | {*plan.forward.fixed, *plan.forward.carry}
     made |= {*plan.forward.handed, *plan.known}
     return all(v in made for v in reads(plan.forward.ops, plan.forward.outputs))
@@ -137,8 +138,8 @@ def plan_tangent(cut: Body, moves: list[bool], moves_inputs: list[bool]) -> Tang
     """
     moving = [*choose(cut.fixed, moves), *choose(cut.inputs, moves_inputs)]
     moving = reached(cut.early, moving)
-    moves_carry = [_is_real(value) for value in cut.carry]
-    moves_handed = [value in moving and _is_real(value) for value in cut.handed]
+    moves_carry = [is_real(value) for value in cut.carry]
+    moves_handed = [value in moving and is_real(value) for value in cut.handed]
 
     def tangent_step(fixed, carry, row, d_fixed, d_carry, d_row):
         def step(f, c, r):
@@ -216,10 +217,6 @@ def merge(leaves: Iterable[Any], moving: Iterable[Any], moves: Sequence[bool]) -
     """`leaves`, with those that move taken from `moving`."""
     moving = iter(moving)
     return [next(moving) if yes else leaf for leaf, yes in zip(leaves, moves, strict=True)]
-
-
-def _is_real(value):
-    return jnp.issubdtype(value.dtype, jnp.inexact)
 
 
 def _made(ops):

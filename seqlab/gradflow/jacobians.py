@@ -157,15 +157,8 @@ def log_product_norms(
         return (rows, 1.0 / jnp.where(norm > 0, norm, 1.0), log_norm), log_norm
 
     first = jax.tree.map(lambda leaf: jnp.take(leaf, 0, axis=time), before)
-    _, unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[(0,) * time], first))
-    identity = jax.vmap(unravel)(jnp.eye(size, dtype=jax.tree.leaves(before)[0].dtype))
-    rows = jax.tree.map(
-        lambda leaf, like: jnp.broadcast_to(
-            leaf.reshape(size, *[1] * time, leaf.shape[-1]), (size, *like.shape)
-        ),
-        identity,
-        first,
-    )
+    identity = jnp.eye(size, dtype=jax.tree.leaves(first)[0].dtype)
+    rows = as_tangents(jnp.expand_dims(identity, range(1, time + 1)), first)
     ones = jnp.ones(batch_shape, jnp.result_type(*jax.tree.leaves(rows)))
     by_time = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, time, 0), (before, xs, mask))
     _, norms = jax.lax.scan(body, (rows, ones, jnp.zeros_like(ones)), by_time, reverse=True)
@@ -215,6 +208,18 @@ def log_singular_values(jacobians: Array, lags: Sequence[int] | None = None) -> 
 
     flat = jacobians.reshape(-1, num_steps, size, size)
     return jax.lax.map(one, flat).reshape(*batch_shape, len(index), size)
+
+
+def as_tangents(rows: Array, carry: Carry) -> Carry:
+    """Rows [K, ..., S] of raveled tangents as K carries, leaves [K, *batch_shape, H].
+
+    Axes of length 1 are repeated over the batch of `carry`.
+    """
+    leaves, tree = jax.tree.flatten(carry)
+    borders = np.cumsum([leaf.shape[-1] for leaf in leaves])[:-1]
+    parts = jnp.split(rows, borders, axis=-1)
+    shapes = [(len(rows), *leaf.shape) for leaf in leaves]
+    return jax.tree.unflatten(tree, map(jnp.broadcast_to, parts, shapes))
 
 
 def _along(cell, params, xs, carry, mask, jacobian):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from seqlab.gradflow.jacobians import as_tangents
 from seqlab.recurrence import linearize_step
 from seqlab.types import Array, Carry, Cell, Params
 
@@ -76,7 +77,10 @@ def lyapunov_exponents(
         raise ValueError(f"transient={transient}, expected 0 to T - 1 = {num_steps - 1}")
     if qr_every is not None and not 1 <= qr_every <= left:
         raise ValueError(f"qr_every={qr_every}, expected 1 to {left} steps after the transient")
-    frame = _first_frame(jax.random.key(0) if key is None else key, carry, batch_shape, size, count)
+    key = jax.random.key(0) if key is None else key
+    dtype = jax.tree.leaves(carry)[0].dtype
+    basis = jnp.linalg.qr(jax.random.normal(key, (size, count), dtype))[0]
+    frame = as_tangents(jnp.expand_dims(basis.T, range(1, len(batch_shape) + 1)), carry)
 
     def walk(every, carry, frame, xs):
         return _walk(cell, params, carry, frame, xs, every)
@@ -88,10 +92,9 @@ def lyapunov_exponents(
 
     jitted = jax.jit(walk, static_argnums=0)
     carry, frame, settling = jitted(1, carry, frame, _steps(xs, 0, transient))
-    pilot = settling if transient >= PILOT_STEPS else None
-    if pilot is None:
-        stop = transient + min(PILOT_STEPS, left)
-        pilot = jitted(1, carry, frame, _steps(xs, transient, stop))[2]
+    pilot = settling
+    if transient < PILOT_STEPS:
+        pilot = jitted(1, carry, frame, _steps(xs, transient, transient + PILOT_STEPS))[2]
     limit = float(np.log(ROUNDING / jnp.finfo(pilot.dtype).eps))
     every = _longest(np.asarray(pilot)[..., -PILOT_STEPS:, :], limit, left)
     while True:
@@ -100,21 +103,6 @@ def lyapunov_exponents(
         if every == 1 or float(jnp.max(found.spread)) <= limit:
             return found
         every = max(1, every // 2)
-
-
-def _first_frame(key, carry, batch_shape, size, count):
-    """Orthonormal columns as a carry of tangents, leaves [K, ..., H]."""
-    dtype = jax.tree.leaves(carry)[0].dtype
-    columns = jnp.linalg.qr(jax.random.normal(key, (size, count), dtype))[0].T
-    columns = columns.reshape(count, *[1] * len(batch_shape), size)
-    return _split(jnp.broadcast_to(columns, (count, *batch_shape, size)), carry)
-
-
-def _split(flat, carry):
-    """From [K, ..., S] to leaves [K, ..., H]."""
-    leaves, tree = jax.tree.flatten(carry)
-    borders = np.cumsum([leaf.shape[-1] for leaf in leaves])[:-1]
-    return jax.tree.unflatten(tree, jnp.split(flat, borders, axis=-1))
 
 
 def _join(frame):
@@ -140,7 +128,7 @@ def _walk(cell, params, carry, frame, xs, every):
         basis, upper = jnp.linalg.qr(_join(frame))
         diagonal = jnp.diagonal(upper, axis1=-2, axis2=-1)
         basis = basis * jnp.where(diagonal < 0, -1.0, 1.0)[..., None, :]
-        return (carry, _split(jnp.moveaxis(basis, -1, 0), carry)), jnp.log(jnp.abs(diagonal))
+        return (carry, as_tangents(jnp.moveaxis(basis, -1, 0), carry)), jnp.log(jnp.abs(diagonal))
 
     count, rest = divmod(len(xs), every)
     blocks = xs[: count * every].reshape(count, every, *xs.shape[1:])
