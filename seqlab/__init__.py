@@ -13,6 +13,7 @@ _HOME = {
     "cells.lstm": ("LSTM", "LSTMCarry"),
     "cells.rnn": ("RNN",),
     "devices": ("Devices",),
+    "ensemble": ("train_nets",),
     "errors": ("InputError",),
     "gradflow.jacobians": (
         "jacobian_products",
@@ -26,6 +27,7 @@ _HOME = {
     "gradflow.paths": ("path_gradients",),
     "gradflow.taps": ("carry_gradients", "gradients", "log_norm_over_time", "named_leaves"),
     "gradflow.weights": ("share_norms", "weight_shares"),
+    "metrics": ("bootstrap",),
     "models.functional": ("functional",),
     "models.recurrent": ("ManyToMany", "ManyToOne", "OneToMany", "Recurrent"),
     "recorder": ("locate",),

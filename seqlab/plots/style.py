@@ -1,0 +1,104 @@
+"""The house style, and what every figure is made and saved with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LN10 = float(np.log(10.0))
+# Okabe and Ito's colours, which readers with any colour vision can tell apart.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "figure.constrained_layout.use": True,
+}
+
+
+def new_figure(
+    columns: int, *, width: float, height: float, rows: int = 1
+) -> tuple[Figure, list[Axes]]:
+    """A figure with panels in the house style, row after row."""
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+
+    with mpl.rc_context(STYLE):
+        figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False)
+    return figure, list(axes.flat)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a figure whole or not at all, and closes it."""
+    import matplotlib.pyplot as plt
+
+    partial = path.with_name(f".{path.name}.partial")
+    figure.savefig(partial, format=path.suffix.lstrip("."), dpi=200)
+    partial.replace(path)
+    plt.close(figure)
+
+
+def pick(metrics: Sequence[Mapping[str, Any]], **fields: Any) -> list[Mapping[str, Any]]:
+    """The metric lines that have all of these values."""
+    return [row for row in metrics if all(row.get(name) == value for name, value in fields.items())]
+
+
+def band(
+    axes: Axes,
+    x: Sequence[float] | np.ndarray,
+    middle: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    **style: Any,
+) -> None:
+    """A line [X] and the band between `low` and `high` around it, in the line's colour."""
+    (line,) = axes.plot(x, middle, **{"linewidth": 1.5, **style})
+    axes.fill_between(x, low, high, color=line.get_color(), alpha=0.18, lw=0)
+
+
+def legend(axes: Axes, **style: Any) -> None:
+    """The legend of a panel, where it has anything to tell."""
+    if not axes.get_legend_handles_labels()[0]:
+        return
+    axes.legend(**{"fontsize": 7.5, "frameon": False, **style})
+
+
+def log10(log_norm: Any) -> np.ndarray:
+    """From natural logs to powers of ten."""
+    return np.asarray(log_norm, float) / LN10
+
+
+def lags(log_norm: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Steps before the last, T-1 ... 0."""
+    return np.arange(len(log_norm))[::-1]
+
+
+def cycle(items: Any) -> list[str]:
+    """A colour for each of `items`."""
+    return [COLOURS[i % len(COLOURS)] for i in range(len(items))]
+
+
+def darker(colour: str) -> tuple[float, ...]:
+    """The same colour, of which less light comes."""
+    from matplotlib.colors import to_rgb
+
+    return tuple(0.6 * part for part in to_rgb(colour))
+
+
+def edges(centres: np.ndarray) -> np.ndarray:
+    """Borders of cells around increasing centres."""
+    if len(centres) == 1:
+        return np.array([centres[0] - 0.5, centres[0] + 0.5])
+    middle = 0.5 * (centres[1:] + centres[:-1])
+    return np.concatenate(
+        [[centres[0] - (middle[0] - centres[0])], middle, [2 * centres[-1] - middle[-1]]]
+    )
