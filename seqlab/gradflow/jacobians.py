@@ -222,6 +222,16 @@ def as_tangents(rows: Array, carry: Carry) -> Carry:
     return jax.tree.unflatten(tree, map(jnp.broadcast_to, parts, shapes))
 
 
+def states_before(carry: Carry, carries: Carry) -> Carry:
+    """The state before each step, leaves [..., T, H], from the first and those after each step."""
+
+    def shift(first, after):
+        kept = jax.lax.slice_in_dim(after, 0, after.shape[-2] - 1, axis=-2)
+        return jnp.concatenate([first[..., None, :], kept], axis=-2)
+
+    return jax.tree.map(shift, carry, carries)
+
+
 def _along(cell, params, xs, carry, mask, jacobian):
     """`jacobian(raveled carry before the step, its unravel, x)` at every step, [..., T, S, S]."""
     *batch_shape, num_steps, num_features = xs.shape
@@ -243,18 +253,11 @@ def _along(cell, params, xs, carry, mask, jacobian):
 
 def _before(cell, params, xs, carry, mask):
     """(the carry before each step, leaves [..., T, H]; the inputs, zero where masked)."""
-    *batch_shape, num_steps, _ = xs.shape
+    *batch_shape, _, _ = xs.shape
     if carry is None:
         carry = cell.initial_carry(params, tuple(batch_shape))
     carries = unroll(cell, params, xs, carry=carry, mask=mask).carries
-    time = len(batch_shape)
-    before = jax.tree.map(
-        lambda first, leaf: jnp.concatenate(
-            [jnp.expand_dims(first, time), jnp.delete(leaf, num_steps - 1, axis=time)], axis=time
-        ),
-        carry,
-        carries,
-    )
+    before = states_before(carry, carries)
     return before, xs if mask is None else jnp.where(mask[..., None], xs, 0.0)
 
 
