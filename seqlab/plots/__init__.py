@@ -12,6 +12,7 @@ from seqlab.plots.gradients import (
     singular_spectra,
     training_heatmap,
 )
+from seqlab.plots.memory import beyond_trained_length, learning_curves, success_against_length
 from seqlab.plots.speed import time_ratios
 from seqlab.plots.style import band, new_figure, pick, save
 from seqlab.plots.training import training_curves
@@ -19,9 +20,11 @@ from seqlab.plots.training import training_curves
 __all__ = [
     "Curve",
     "band",
+    "beyond_trained_length",
     "clipping",
     "error_wall",
     "gradient_curves",
+    "learning_curves",
     "new_figure",
     "path_curves",
     "phase_diagram",
@@ -29,6 +32,7 @@ __all__ = [
     "save",
     "share_curves",
     "singular_spectra",
+    "success_against_length",
     "time_ratios",
     "training_curves",
     "training_heatmap",
