@@ -254,8 +254,8 @@ def filled(config: Config) -> Any:
     chosen = {
         "task": name,
         "cells": ("rnn", "lstm", "lstm-chrono", "gru-chrono") if task.every_step else CELLS,
-        "lengths": (20, 30, 50) if is_remedies else task.lengths,
-        "max_updates": 4000 if is_remedies else 8000 if task.every_step else 2000,
+        "lengths": (20, 50) if is_remedies else task.lengths,
+        "max_updates": 10_000 if is_remedies else 8000 if task.every_step else 2000,
         "hidden_size": 50 if is_remedies else 128 if task.every_step else 64,
         "batch_size": 20 if is_remedies else 16 if task.every_step else 32,
         "learning_rate": 0.01 if is_remedies or task.every_step else 5e-3,
