@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from seqlab.linalg import qr
 from seqlab.recurrence import linearize_step, unroll, with_routes
 from seqlab.types import Array, Carry, Cell, Params
 
@@ -271,7 +272,7 @@ def _grow_factors(factors, jacobian):
     basis, log_d, rows = factors
     columns = jacobian.T @ basis
     order = _pivots(columns, log_d)
-    basis, upper = jnp.linalg.qr(columns[:, order])
+    basis, upper = qr(columns[:, order])
     log_d, rows = log_d[order], rows[order]
     diagonal = jnp.abs(jnp.diagonal(upper))
     longest = jnp.max(jnp.linalg.norm(columns, axis=0))
@@ -295,7 +296,7 @@ def _pivots(columns, log_scales):
     100 steps: condition 270, by length alone 1e5), and has no inner loop.
     """
     order = jnp.argsort(-(jnp.log(jnp.linalg.norm(columns, axis=0)) + log_scales))
-    upper = jnp.linalg.qr(columns[:, order])[1]
+    upper = qr(columns[:, order])[1]
     return order[jnp.argsort(-(jnp.log(jnp.abs(jnp.diagonal(upper))) + log_scales[order]))]
 
 

@@ -93,4 +93,5 @@ def norm_preservation(
 
 def _square(tree):
     """Squared norm of all leaves together, [..., T]."""
-    return sum(jnp.sum(jnp.square(leaf), axis=-1) for leaf in jax.tree.leaves(tree))
+    squares = jax.tree.map(lambda leaf: jnp.sum(jnp.square(leaf), axis=-1), tree)
+    return jax.tree.reduce(jnp.add, squares)
