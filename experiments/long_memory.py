@@ -486,6 +486,20 @@ def sample(task, rng, count, length, config):
     return padded(task.make(rng, count, drawn), task.make(rng, 1, length).xs.shape[1])
 
 
+def exam(task, rng, length, config):
+    """`num_test` sequences; with `shortest`, of ten lengths from it to `length`."""
+    if config.shortest is None:
+        return task.make(rng, config.num_test, length)
+    lengths = np.linspace(config.shortest, length, 10).round().astype(int)
+    counts = np.diff(np.linspace(0, config.num_test, 11).astype(int))
+    parts = [
+        padded(task.make(rng, int(count), int(each)), task.make(rng, 1, length).xs.shape[1])
+        for count, each in zip(counts, lengths, strict=True)
+        if count
+    ]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
 def padded(batch, num_steps):
     """The batch with its steps filled up to `num_steps`."""
     missing = num_steps - batch.xs.shape[1]
