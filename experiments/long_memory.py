@@ -180,7 +180,7 @@ class Config:
     """train on lengths from this to each of `lengths`; None: on that alone"""
     max_updates: int | None = None
     """updates after which a net has failed; None: by task and study"""
-    check_every: int = 100
+    check_every: int = 50
     """updates between two looks"""
     num_test: int = 1000
     """fresh sequences on which the criterion is tested"""
