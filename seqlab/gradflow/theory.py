@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from seqlab.errors import InputError
 from seqlab.types import Array
 
 # Largest slope of each activation; a Jacobian factor diag(phi') has no larger operator norm.
@@ -46,16 +47,8 @@ def mean_field_tanh(gain: float, input_variance: float = 0.0) -> MeanField:
 
     References: Sompolinsky et al., 1988; Poole et al., 2016; Chen, Pennington and Schoenholz, 2018.
     """
-    # The trapezoid rule is exact to rounding here; Gauss-Hermite is not once sqrt(q) is large.
-    nodes = np.linspace(-12.0, 12.0, 24001)
-    weights = np.exp(-0.5 * nodes**2)
-    weights = weights / weights.sum()
-
-    def mean(values):
-        return float(np.sum(weights * values))
-
     def excess(q):
-        return gain**2 * mean(np.tanh(np.sqrt(q) * nodes) ** 2) + input_variance - q
+        return gain**2 * _squared_tanh(q) + input_variance - q
 
     # The map is concave in q, so the largest fixed point is the only stable one: bisect from above.
     low, high = input_variance, gain**2 + input_variance + 1.0
@@ -67,8 +60,60 @@ def mean_field_tanh(gain: float, input_variance: float = 0.0) -> MeanField:
         middle = 0.5 * (low + high)
         low, high = (middle, high) if excess(middle) > 0 else (low, middle)
     q = 0.5 * (low + high)
-    chi = gain**2 * mean((1.0 - np.tanh(np.sqrt(q) * nodes) ** 2) ** 2)
+    chi = gain**2 * _squared_slope(q)
     return MeanField(q, chi, 0.5 * float(np.log(chi)))
+
+
+def critical_gain(input_variance: float) -> float:
+    """Recurrent gain at which the gradients of a wide tanh RNN neither fade nor grow, at first.
+
+    The g for which `mean_field_tanh(g, input_variance)` has chi = 1. Input squashes the units, so
+    the gain that makes up for it is above one: `RNN(h, weight_init=Init(gain=critical_gain(s2)))`,
+    with Gaussian or orthogonal weights.
+
+    Args:
+      input_variance: s^2, variance of W_x x + b over units and steps, drawn anew each step.
+
+    Returns:
+      float: g, 1 without input.
+
+    Raises:
+      InputError: when `input_variance` is negative or not a number.
+
+    References: Schoenholz et al., 2017 (edge of chaos); Chen, Pennington and Schoenholz, 2018.
+    """
+    if not 0.0 <= input_variance < float("inf"):
+        raise InputError(f"critical_gain: input_variance={input_variance!r}, expected 0 or more")
+    if input_variance == 0.0:
+        return 1.0
+
+    # Given q, chi = 1 says what g is, and the fixed point what s^2 is, which rises with q.
+    def excess(q):
+        return q - _squared_tanh(q) / _squared_slope(q) - input_variance
+
+    low, high = 0.0, 1.0 + 2.0 * input_variance
+    while excess(high) < 0.0:
+        high *= 2.0
+    for _ in range(100):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if excess(middle) < 0.0 else (low, middle)
+    return _squared_slope(0.5 * (low + high)) ** -0.5
+
+
+# The trapezoid rule is exact to rounding here; Gauss-Hermite is not once sqrt(q) is large.
+_NODES = np.linspace(-12.0, 12.0, 24001)
+_DENSITY = np.exp(-0.5 * _NODES**2)
+_DENSITY = _DENSITY / _DENSITY.sum()
+
+
+def _squared_tanh(q: float) -> float:
+    """E[tanh(sqrt(q) u)^2], u ~ N(0, 1)."""
+    return float(np.sum(_DENSITY * np.tanh(np.sqrt(q) * _NODES) ** 2))
+
+
+def _squared_slope(q: float) -> float:
+    """E[(1 - tanh(sqrt(q) u)^2)^2]."""
+    return float(np.sum(_DENSITY * (1.0 - np.tanh(np.sqrt(q) * _NODES) ** 2) ** 2))
 
 
 def log_scaled_orthogonal(gain: float, lag: np.ndarray) -> np.ndarray:
