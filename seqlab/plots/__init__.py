@@ -12,20 +12,32 @@ from seqlab.plots.gradients import (
     singular_spectra,
     training_heatmap,
 )
+from seqlab.plots.images import (
+    Point,
+    accuracies_beside,
+    accuracy_curves,
+    confusions,
+    pixel_gradients,
+)
 from seqlab.plots.speed import time_ratios
 from seqlab.plots.style import band, new_figure, pick, save
 from seqlab.plots.training import training_curves
 
 __all__ = [
     "Curve",
+    "Point",
+    "accuracies_beside",
+    "accuracy_curves",
     "band",
     "clipping",
+    "confusions",
     "error_wall",
     "gradient_curves",
     "new_figure",
     "path_curves",
     "phase_diagram",
     "pick",
+    "pixel_gradients",
     "save",
     "share_curves",
     "singular_spectra",
