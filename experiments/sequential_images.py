@@ -600,12 +600,12 @@ def plot(directory: Path) -> None:
             published.append(
                 plots.Point(f"{', '.join(parts)} ({row['source']}{second_hand})", percent)
             )
-    task = "" if config.is_mnist else ": another task, not to be compared by number"
+    task = "" if config.is_mnist else ":\nanother task, not to be compared number by number"
     plots.save(
         plots.accuracies_beside(
             ours,
             published,
-            ours_title=f"this run: {steps}, {config.num_epochs} epochs, {nets}, 95 % interval",
+            ours_title=f"this run: {steps}, {config.num_epochs} epochs,\n{nets}, 95 % interval",
             published_title=f"published: MNIST, 784 steps in {order} order{task}",
         ),
         figures / "published.png",

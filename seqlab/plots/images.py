@@ -54,16 +54,18 @@ def accuracy_curves(
             axes.plot(epochs, middle, ":", color=colour, linewidth=1.1)
     whole.axhline(chance, color="grey", linestyle="--", linewidth=1.0)
     whole.annotate(
-        "chance", (1.0, chance), xycoords=("axes fraction", "data"), xytext=(0, 3),
-        textcoords="offset points", ha="right", fontsize=7.5, color="grey",
+        "chance", (0.0, chance), xycoords=("axes fraction", "data"), xytext=(3, -9),
+        textcoords="offset points", fontsize=7.5, color="grey",
     )  # fmt: skip
     whole.plot([], [], ":", color="grey", label="on training images")
-    whole.set(title="from 0 to 100 %", xlabel="epoch", ylabel="accuracy, %", ylim=(0, 102))
+    whole.set(title="from 0 to 100 %", ylim=(0, 102))
     _stretch(top, top.yaxis)
-    top.set(title="the same, stretched near 100 %", xlabel="epoch", ylabel="accuracy, %")
-    low = min(parts["test"][1][0][-1] for parts in curves.values())
-    top.set_ylim(max(0.0, 100.0 - 1.6 * (100.0 - low)), 99.95)
-    legend(whole, loc="lower right")
+    worst = min(parts["test"][1][0][-1] for parts in curves.values())
+    top.set(title="the end, stretched near 100 %", ylim=(max(0.0, 1.5 * worst - 50.0), 99.8))
+    for axes in (whole, top):
+        axes.set(xlabel="epoch", ylabel="accuracy, %")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    legend(whole, loc="best")
     figure.suptitle(title)
     return figure
 
@@ -80,7 +82,7 @@ def accuracies_beside(
     """
     groups = ((ours_title, ours), (published_title, published))
     heights = [len(points) + 0.5 for _, points in groups]
-    figure, panels = new_figure(1, rows=2, width=7.6, height=1.6 + 0.2 * sum(heights))
+    figure, panels = new_figure(1, rows=2, width=8.2, height=1.6 + 0.2 * sum(heights))
     grid = panels[0].get_gridspec()
     grid.set_height_ratios(heights)
     for axes, (title, points), is_ours in zip(panels, groups, (True, False), strict=True):
@@ -96,7 +98,7 @@ def accuracies_beside(
             axes.plot(values, rows, "D", color="black", fillstyle="none", markersize=4)
         axes.set_yticks(rows, [point.label for point in ordered], fontsize=7)
         axes.set_ylim(-0.7, len(ordered) - 0.3)
-        axes.set_title(title, fontsize=9, loc="left")
+        axes.set_title(title, fontsize=8.5)
         _stretch(axes, axes.xaxis)
         axes.set_xlim(0.0, 99.7)
     panels[1].set_xlabel("test accuracy, %, stretched near 100")
@@ -175,7 +177,8 @@ def confusions(tables: Mapping[str, np.ndarray], *, title: str) -> Figure:
       tables: cell -> counts [digits shown, digits named].
       title: of the figure.
     """
-    figure, panels = new_figure(len(tables), width=2.3 * len(tables) + 1.0, height=3.0)
+    width = max(2.3 * len(tables) + 1.0, 6.2)
+    figure, panels = new_figure(len(tables), width=width, height=3.0)
     shares = {}
     for name, counts in tables.items():
         table = np.array(counts, float)
