@@ -310,20 +310,25 @@ def test_copy_memory_without_delay_is_refused():
 
 
 @pytest.mark.parametrize("num_steps", [10, 25, 60])
-def test_temporal_order_pascanu(num_steps):
-    task = temporal_order(rng(), LARGE, num_steps)
+@pytest.mark.parametrize(
+    ("version", "shares"), [("pascanu", (0.1, 0.5)), ("pascanu_3bit", (0.1, 0.3, 0.6))]
+)
+def test_temporal_order_pascanu(num_steps, version, shares):
+    task = temporal_order(rng(), LARGE, num_steps, version)
     assert task.xs.shape == (LARGE, num_steps, 6)
     assert task.mask.all()
     symbols = symbols_of(task)
     rows, places = np.nonzero(symbols < 2)
-    assert np.array_equal(rows, np.repeat(np.arange(LARGE), 2))
-    places = places.reshape(-1, 2)
-    tenth, half = num_steps // 10, num_steps // 2
-    assert_uniform(places[:, 0], tenth, 2 * tenth - 1)
-    assert_uniform(places[:, 1], half, half + tenth - 1)
+    assert np.array_equal(rows, np.repeat(np.arange(LARGE), len(shares)))
+    places = places.reshape(-1, len(shares))
     marks = np.take_along_axis(symbols, places, axis=1)
-    np.testing.assert_array_equal(task.targets, marks[:, 0] + 2 * marks[:, 1])
-    assert_uniform(task.targets, 0, 3)
+    expected = 0
+    for k, share in enumerate(shares):
+        first = int(num_steps * share)
+        assert_uniform(places[:, k], first, first + num_steps // 10 - 1)
+        expected = expected + marks[:, k] * 2**k
+    np.testing.assert_array_equal(task.targets, expected)
+    assert_uniform(task.targets, 0, 2 ** len(shares) - 1)
     assert_uniform(symbols[:, 0], 2, 5)
 
 
@@ -368,7 +373,7 @@ def test_temporal_order_length_is_given_by_the_definition():
 
 
 def test_temporal_order_chance_is_one_over_the_number_of_classes():
-    for version, chance in (("pascanu", 0.25), ("hs97_6a", 0.25), ("hs97_6b", 0.125)):
+    for version, chance in zip(TEMPORAL_ORDER_CLASSES, (0.25, 0.125, 0.25, 0.125), strict=True):
         assert temporal_order_chance(version) == chance
         targets = temporal_order(rng(), 2_000, version=version).targets
         assert targets.max() + 1 == round(1 / chance)

@@ -25,6 +25,11 @@ FIGURES = {
         "weight_shares.png",
         "singular_spectra.png",
     },
+    "experiments.long_memory": {
+        "success_against_length.png",
+        "learning_curves.png",
+        "beyond_trained_length.png",
+    },
     "experiments.rnn_lm": {"training.png"},
     "experiments.exploding_gradients": {"phase_diagram.png", "clipping.png", "error_wall.png"},
     "experiments.sequential_images": {

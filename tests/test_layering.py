@@ -18,11 +18,12 @@ ALLOWED = {
     "files": set(),
     "timing": set(),
     "types": set(),
-    "cells": {"types"},
+    "linalg": {"types"},
+    "cells": {"types", "linalg"},
     "fast": {"types", "cells"},
     "recurrence": {"types", "cells", "fast"},
     "models": {"types", "cells", "recurrence"},
-    "gradflow": {"types", "cells", "recurrence"},
+    "gradflow": {"types", "linalg", "cells", "recurrence"},
     "testing": {"types", "cells", "recurrence", "gradflow"},
     "losses": {"types"},
     "train": {"types", "losses"},
@@ -43,7 +44,7 @@ ALLOWED = {
 }
 JAX_FREE = {"errors", "files", "timing", "data", "ngram", "metrics", "plots", "runlog", "writers"}
 JAX_FAMILY = {"jax", "jaxlib", "flax", "optax", "orbax"}
-RECORDS_ONLY = {"types", "cells", "fast", "recurrence", "gradflow", "losses", "train"}
+RECORDS_ONLY = {"types", "linalg", "cells", "fast", "recurrence", "gradflow", "losses", "train"}
 NNX_IN_FUNCTIONS = "seqlab/cells/convert.py"  # its from_flax is handed a Flax cell
 NNX_TRANSFORMS = {"jit", "grad", "value_and_grad", "vmap", "pmap", "scan", "while_loop", "remat"}
 

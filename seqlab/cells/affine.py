@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from seqlab.errors import InputError
+from seqlab.linalg import orthogonal
 from seqlab.types import Array, Params
 
 KINDS = ("orthogonal", "gaussian", "glorot", "identity")
@@ -52,7 +53,7 @@ def init_matrix(key: Array, shape: tuple[int, int], kind: str, gain: float = 1.0
     """A fresh matrix [fan_in, fan_out]; the kinds are those of `Init`."""
     fan_in, fan_out = shape
     if kind == "orthogonal":
-        return gain * jax.nn.initializers.orthogonal()(key, shape, jnp.result_type(float))
+        return gain * orthogonal(key, shape, jnp.result_type(float))
     if kind == "gaussian":
         return gain / fan_in**0.5 * jax.random.normal(key, shape)
     if kind == "glorot":

@@ -11,7 +11,7 @@ from seqlab.cells.affine import Init
 from seqlab.cells.diagonal import LRU, MinGRU, MinLSTM
 from seqlab.cells.gru import GRU
 from seqlab.cells.lstm import LSTM
-from seqlab.cells.rnn import RNN
+from seqlab.cells.rnn import RNN, PreactivationRNN
 from seqlab.errors import InputError
 from seqlab.types import Cell
 
@@ -20,6 +20,7 @@ CELLS: dict[str, Callable[..., Any]] = {
     "rnn-relu": partial(RNN, activation="relu"),
     "rnn-sigmoid": partial(RNN, activation="sigmoid"),
     "rnn-identity": partial(RNN, activation="identity"),
+    "rnn-preactivation": PreactivationRNN,
     "irnn": partial(  # W_x of standard deviation 0.001 / sqrt(D)
         RNN, activation="relu", weight_init=Init(recurrent="identity", input_gain=0.001)
     ),

@@ -41,7 +41,8 @@ class RNN:
         check_fields(self)
         if self.activation not in ACTIVATIONS:
             raise InputError(
-                f"RNN(activation={self.activation!r}): expected one of {', '.join(ACTIVATIONS)}"
+                f"{type(self).__name__}(activation={self.activation!r}): expected one of "
+                f"{', '.join(ACTIVATIONS)}"
             )
 
     def init(self, key, input_size):
@@ -61,3 +62,39 @@ class RNN:
     def output(self, h):
         """H itself."""
         return h
+
+
+@dataclass(frozen=True)
+class PreactivationRNN:
+    """Vanilla cell whose carry is what phi takes, not what it gives.
+
+        a' = W_x x + W_h phi(a) + b          da'/da = W_h diag(phi'(a))          h = phi(a)
+
+    The form in which Pascanu et al. write their equations. Its nets are those of `RNN`, and so are
+    their long Jacobian products but for the factors at the two ends; what differs is which state an
+    immediate derivative holds fixed.
+
+    Convention: a begins at zero, so h at phi(0), which is 1/2 for "sigmoid".
+
+    Attributes:
+      hidden_size, activation, weight_init: as in `RNN`.
+
+    References: Pascanu et al., 2013, eq. 2.
+    """
+
+    hidden_size: int
+    activation: str = "tanh"
+    weight_init: Init = Init()
+
+    __post_init__ = RNN.__post_init__
+    init = RNN.init
+    initial_carry = RNN.initial_carry
+
+    def step(self, params, a, x):
+        """One step."""
+        with jax.named_scope("h"):
+            return affine(params, x, self.output(a))
+
+    def output(self, a):
+        """phi(a), [..., H]."""
+        return ACTIVATIONS[self.activation](a)

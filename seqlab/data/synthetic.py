@@ -17,7 +17,11 @@ COPY_BLANK = 0
 COPY_DELIMITER = 9
 
 ADDING_VERSIONS = ("arjovsky", "hs97", "pascanu")
-TEMPORAL_ORDER_CLASSES = {"pascanu": 4, "hs97_6a": 4, "hs97_6b": 8}
+TEMPORAL_ORDER_CLASSES = {"pascanu": 4, "pascanu_3bit": 8, "hs97_6a": 4, "hs97_6b": 8}
+PASCANU_MARKS = {  # tenths of the length at which each mark's tenth begins
+    "pascanu": (1, 5),
+    "pascanu_3bit": (1, 3, 6),
+}
 HS97_LENGTHS = (100, 110)  # shortest and longest sequence of the temporal order task
 HS97_MARKS = {  # first and last possible position of each mark
     "hs97_6a": ((10, 20), (50, 60)),
@@ -169,25 +173,27 @@ def temporal_order(
 
     * "pascanu": symbols A B c d e f, D = 6; A or B at a place in L/10 .. 2L/10 - 1 and at one in
       L/2 .. L/2 + L/10 - 1, elsewhere one of c d e f; class v0 + 2 v1 with A = 0, B = 1; length L.
+    * "pascanu_3bit": the same with three marks, each in the tenth of L that begins at L/10, 3L/10
+      and 6L/10; class v0 + 2 v1 + 4 v2.
     * "hs97_6a": symbols E a b c d X Y B, D = 8; E at 0, B at the end, X or Y at t1 in 10 .. 20 and
       t2 in 50 .. 60, elsewhere one of a b c d; classes XX XY YX YY; length 100 .. 110.
     * "hs97_6b": the same with t1 in 10 .. 20, t2 in 33 .. 43, t3 in 66 .. 76; classes XXX XXY XYX
       XYY YXX YXY YYX YYY.
 
-    The last two are padded to 110 steps.
+    Those of 1997 are padded to 110 steps.
 
     Args:
       rng: source of the symbols.
       batch_size: B.
-      num_steps: L, at least 10; the other versions have their lengths by definition: None or 100.
-        None is 100.
+      num_steps: L, at least 10; those of 1997 have their lengths by definition: None or 100. None
+        is 100.
       version: a key of `TEMPORAL_ORDER_CLASSES`.
 
     Raises:
       InputError: unknown version, empty batch, or a length the version does not have.
 
     References: Hochreiter and Schmidhuber, 1997, experiments 6a and 6b; Pascanu et al., 2013, and
-      `tempOrder.py` of their code.
+      `tempOrder.py` and `tempOrder3bit.py` of their code.
     """
     check_known(version, TEMPORAL_ORDER_CLASSES, "version")
     check_at_least(batch_size, 1, "batch_size")
@@ -199,18 +205,20 @@ def temporal_order(
                 f"lengths {HS97_LENGTHS[0]} to {HS97_LENGTHS[1]} by definition), got {num_steps}"
             )
         return _temporal_order_hs97(rng, batch_size, HS97_MARKS[version])
-    check_at_least(num_steps, 10, "num_steps", "temporal order, version pascanu")
-    tenth, half, rows = num_steps // 10, num_steps // 2, np.arange(batch_size)
+    check_at_least(num_steps, 10, "num_steps", f"temporal order, version {version}")
+    tenths = PASCANU_MARKS[version]
+    tenth, rows = num_steps // 10, np.arange(batch_size)
     symbols = rng.integers(2, 6, size=(batch_size, num_steps))
-    marks = rng.integers(2, size=(batch_size, 2))
-    symbols[rows, rng.integers(tenth, 2 * tenth, size=batch_size)] = marks[:, 0]
-    symbols[rows, rng.integers(half, half + tenth, size=batch_size)] = marks[:, 1]
-    targets = (marks[:, 0] + 2 * marks[:, 1]).astype(np.int32)
+    marks = rng.integers(2, size=(batch_size, len(tenths)))
+    for k, start in enumerate(tenths):
+        first = start * num_steps // 10
+        symbols[rows, rng.integers(first, first + tenth, size=batch_size)] = marks[:, k]
+    targets = (marks @ (1 << np.arange(len(tenths)))).astype(np.int32)
     return Task(_one_hot(symbols, 6), targets, np.ones(symbols.shape, dtype=bool))
 
 
 def temporal_order_chance(version: str = "pascanu") -> float:
-    """Accuracy of a guess: 1/4, or 1/8 for "hs97_6b"."""
+    """Accuracy of a guess: 1/4, or 1/8 with three marks."""
     check_known(version, TEMPORAL_ORDER_CLASSES, "version")
     return 1 / TEMPORAL_ORDER_CLASSES[version]
 

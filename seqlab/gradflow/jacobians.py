@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from seqlab.linalg import qr
 from seqlab.recurrence import linearize_step, unroll, with_routes
 from seqlab.types import Array, Carry, Cell, Params
 
@@ -222,6 +223,16 @@ def as_tangents(rows: Array, carry: Carry) -> Carry:
     return jax.tree.unflatten(tree, map(jnp.broadcast_to, parts, shapes))
 
 
+def states_before(carry: Carry, carries: Carry) -> Carry:
+    """The state before each step, leaves [..., T, H], from the first and those after each step."""
+
+    def shift(first, after):
+        kept = jax.lax.slice_in_dim(after, 0, after.shape[-2] - 1, axis=-2)
+        return jnp.concatenate([first[..., None, :], kept], axis=-2)
+
+    return jax.tree.map(shift, carry, carries)
+
+
 def _along(cell, params, xs, carry, mask, jacobian):
     """`jacobian(raveled carry before the step, its unravel, x)` at every step, [..., T, S, S]."""
     *batch_shape, num_steps, num_features = xs.shape
@@ -243,18 +254,11 @@ def _along(cell, params, xs, carry, mask, jacobian):
 
 def _before(cell, params, xs, carry, mask):
     """(the carry before each step, leaves [..., T, H]; the inputs, zero where masked)."""
-    *batch_shape, num_steps, _ = xs.shape
+    *batch_shape, _, _ = xs.shape
     if carry is None:
         carry = cell.initial_carry(params, tuple(batch_shape))
     carries = unroll(cell, params, xs, carry=carry, mask=mask).carries
-    time = len(batch_shape)
-    before = jax.tree.map(
-        lambda first, leaf: jnp.concatenate(
-            [jnp.expand_dims(first, time), jnp.delete(leaf, num_steps - 1, axis=time)], axis=time
-        ),
-        carry,
-        carries,
-    )
+    before = states_before(carry, carries)
     return before, xs if mask is None else jnp.where(mask[..., None], xs, 0.0)
 
 
@@ -268,7 +272,7 @@ def _grow_factors(factors, jacobian):
     basis, log_d, rows = factors
     columns = jacobian.T @ basis
     order = _pivots(columns, log_d)
-    basis, upper = jnp.linalg.qr(columns[:, order])
+    basis, upper = qr(columns[:, order])
     log_d, rows = log_d[order], rows[order]
     diagonal = jnp.abs(jnp.diagonal(upper))
     longest = jnp.max(jnp.linalg.norm(columns, axis=0))
@@ -292,7 +296,7 @@ def _pivots(columns, log_scales):
     100 steps: condition 270, by length alone 1e5), and has no inner loop.
     """
     order = jnp.argsort(-(jnp.log(jnp.linalg.norm(columns, axis=0)) + log_scales))
-    upper = jnp.linalg.qr(columns[:, order])[1]
+    upper = qr(columns[:, order])[1]
     return order[jnp.argsort(-(jnp.log(jnp.abs(jnp.diagonal(upper))) + log_scales[order]))]
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqlab.gradflow.jacobians import as_tangents
+from seqlab.linalg import qr
 from seqlab.recurrence import linearize_step
 from seqlab.types import Array, Carry, Cell, Params
 
@@ -79,7 +80,7 @@ def lyapunov_exponents(
         raise ValueError(f"qr_every={qr_every}, expected 1 to {left} steps after the transient")
     key = jax.random.key(0) if key is None else key
     dtype = jax.tree.leaves(carry)[0].dtype
-    basis = jnp.linalg.qr(jax.random.normal(key, (size, count), dtype))[0]
+    basis = qr(jax.random.normal(key, (size, count), dtype))[0]
     frame = as_tangents(jnp.expand_dims(basis.T, range(1, len(batch_shape) + 1)), carry)
 
     def walk(every, carry, frame, xs):
@@ -125,7 +126,7 @@ def _walk(cell, params, carry, frame, xs, every):
 
     def stretch(state, xs):
         carry, frame = jax.lax.scan(step, state, xs)[0]
-        basis, upper = jnp.linalg.qr(_join(frame))
+        basis, upper = qr(_join(frame))
         diagonal = jnp.diagonal(upper, axis1=-2, axis2=-1)
         basis = basis * jnp.where(diagonal < 0, -1.0, 1.0)[..., None, :]
         return (carry, as_tangents(jnp.moveaxis(basis, -1, 0), carry)), jnp.log(jnp.abs(diagonal))

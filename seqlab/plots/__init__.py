@@ -19,6 +19,7 @@ from seqlab.plots.images import (
     confusions,
     pixel_gradients,
 )
+from seqlab.plots.memory import beyond_trained_length, learning_curves, success_against_length
 from seqlab.plots.speed import time_ratios
 from seqlab.plots.style import band, new_figure, pick, save
 from seqlab.plots.training import training_curves
@@ -29,10 +30,12 @@ __all__ = [
     "accuracies_beside",
     "accuracy_curves",
     "band",
+    "beyond_trained_length",
     "clipping",
     "confusions",
     "error_wall",
     "gradient_curves",
+    "learning_curves",
     "new_figure",
     "path_curves",
     "phase_diagram",
@@ -41,6 +44,7 @@ __all__ = [
     "save",
     "share_curves",
     "singular_spectra",
+    "success_against_length",
     "time_ratios",
     "training_curves",
     "training_heatmap",

@@ -1,0 +1,32 @@
+"""QR decompositions that cannot wait for each other.
+
+Under `vmap` they are taken one after the other. XLA's own batch of them shares itself out over the
+processor's threads and waits for these: of two such batches at once, as the gates of nets drawn
+side by side have, each can hold the thread that the other waits for, for ever (seen with jaxlib
+0.10.2 on two cores).
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from seqlab.types import Array
+
+
+@partial(jax.jit, static_argnames=("shape", "dtype"))
+def orthogonal(key: Array, shape: tuple[int, int], dtype: jnp.dtype) -> Array:
+    """A Haar-distributed matrix with orthonormal rows or columns, whichever are fewer."""
+
+    @jax.custom_batching.sequential_vmap
+    def draw(key):
+        return jax.nn.initializers.orthogonal()(key, shape, dtype)
+
+    return draw(key)
+
+
+@jax.custom_batching.sequential_vmap
+def qr(matrix: Array) -> tuple[Array, Array]:
+    """Q [M, K] and R [K, N] of a matrix [M, N], K the smaller of M and N."""
+    basis, upper = jnp.linalg.qr(matrix)
+    return basis, upper

@@ -1,0 +1,55 @@
+"""Decompositions side by side: right, the same as one by one, and never waiting for each other."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from seqlab.linalg import orthogonal, qr
+
+# Each program holds two batches of decompositions that nothing keeps apart; with XLA's own batching
+# this hangs within the first few on a machine of two cores.
+SIDE_BY_SIDE = """
+import jax, jax.numpy as jnp
+jax.config.update("jax_num_cpu_devices", 2)
+from seqlab.cells.lstm import LSTM
+from seqlab.linalg import qr
+init = jax.jit(jax.vmap(lambda key: LSTM(48).init(key, 3)))
+both = jax.jit(jax.vmap(lambda a, b: (qr(a), qr(b))))
+for seed in range(60):
+    keys = jax.random.split(jax.random.key(seed), 8)
+    jax.block_until_ready(init(keys))
+    matrices = jax.random.normal(keys[0], (2, 8, 48, 48))
+    jax.block_until_ready(both(*matrices))
+"""
+
+
+@pytest.mark.slow
+def test_many_at_once_end():
+    subprocess.run([sys.executable, "-c", SIDE_BY_SIDE], check=True, timeout=120)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_batch_is_its_matrices():
+    matrices = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 5, 4)))
+    basis, upper = jax.vmap(jax.vmap(qr))(matrices)
+    for i in np.ndindex(2, 3):
+        np.testing.assert_allclose(basis[i] @ upper[i], matrices[i], atol=1e-14)
+        np.testing.assert_allclose(basis[i].T @ basis[i], np.eye(4), atol=1e-14)
+        np.testing.assert_allclose(upper[i], qr(matrices[i])[1], atol=1e-14)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("shape", [(6, 6), (3, 6), (6, 3)])
+def test_orthogonal_matrices_are_those_of_jax(shape):
+    seeds = jnp.arange(3)
+    found = jax.vmap(lambda seed: orthogonal(jax.random.key(seed), shape, jnp.float64))(seeds)
+    small = min(shape)
+    for seed, matrix in enumerate(np.asarray(found)):
+        gram = matrix @ matrix.T if shape[0] == small else matrix.T @ matrix
+        np.testing.assert_allclose(gram, np.eye(small), atol=1e-14)
+        theirs = jax.nn.initializers.orthogonal()(jax.random.key(seed), shape, jnp.float64)
+        np.testing.assert_array_equal(matrix, theirs)
