@@ -128,7 +128,7 @@ class SideBySide:
             step = dataclasses.replace(step, mesh=self.mesh)
 
             def update(params, opt_state, batch, step=step, key=kind_key):
-                own = state.replace(params=params, opt_state=opt_state, key=key)
+                own = dataclasses.replace(state, params=params, opt_state=opt_state, key=key)
                 new, metrics = step(own, batch)
                 return new.params, new.opt_state, metrics
 
@@ -146,7 +146,7 @@ class SideBySide:
         for (name, step), kind_key in zip(self.kinds, keys, strict=True):
 
             def walk(params, batch, step=step, key=kind_key):
-                return step.gradients(state.replace(params=params), batch, key)
+                return step.gradients(dataclasses.replace(state, params=params), batch, key)
 
             found[name] = jax.vmap(walk, in_axes=(0, 1))(state.params[name], batch)
         losses = jnp.concatenate([each.loss for each in found.values()])

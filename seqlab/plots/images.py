@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WRONG = COLOURS[1]
+BEST = 99.8  # % at the edge of a stretched axis
 PERCENT_TICKS = (0.0, 50.0, 80.0, 90.0, 95.0, 98.0, 99.0, 99.5)
 
 
@@ -23,13 +24,12 @@ class Point(NamedTuple):
     Attributes:
       label: what was trained, and how.
       percent: the accuracy.
-      low, high: its interval, or None.
+      interval: its lower and upper end, or None.
     """
 
     label: str
     percent: float
-    low: float | None = None
-    high: float | None = None
+    interval: tuple[float, float] | None = None
 
 
 def accuracy_curves(
@@ -61,10 +61,10 @@ def accuracy_curves(
     whole.set(title="from 0 to 100 %", ylim=(0, 102))
     _stretch(top, top.yaxis)
     worst = min(parts["test"][1][0][-1] for parts in curves.values())
-    top.set(title="the end, stretched near 100 %", ylim=(max(0.0, 1.5 * worst - 50.0), 99.8))
+    top.set(title="the end, stretched near 100 %", ylim=(max(0.0, 1.5 * worst - 50.0), BEST))
     for axes in (whole, top):
         axes.set(xlabel="epoch", ylabel="accuracy, %")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params(axis="x", integer=True)
     legend(whole, loc="best")
     figure.suptitle(title)
     return figure
@@ -76,32 +76,36 @@ def accuracies_beside(
     """Accuracies as dots, a line each: those of a run above, published ones below.
 
     Args:
-      ours: with intervals.
-      published: likewise or without.
+      ours: drawn filled; intervals as bars.
+      published: drawn hollow.
       ours_title, published_title: what each group was measured on.
     """
-    groups = ((ours_title, ours), (published_title, published))
-    heights = [len(points) + 0.5 for _, points in groups]
-    figure, panels = new_figure(1, rows=2, width=8.2, height=1.6 + 0.2 * sum(heights))
-    grid = panels[0].get_gridspec()
-    grid.set_height_ratios(heights)
-    for axes, (title, points), is_ours in zip(panels, groups, (True, False), strict=True):
+    groups = (
+        (published_title, published, "D", "black", "none"),
+        (ours_title, ours, "o", COLOURS[0], "full"),
+    )
+    height = 1.5 + 0.2 * (len(ours) + len(published))
+    figure, (axes,) = new_figure(1, width=8.2, height=height)
+    labels: list[str] = []
+    for title, points, marker, colour, fill in groups:
         ordered = sorted(points, key=lambda point: point.percent)
-        rows = np.arange(len(ordered))
-        values = np.clip([point.percent for point in ordered], 0.0, 99.9)
-        if is_ours:
-            low = np.clip([point.low for point in ordered], 0.0, 99.9)
-            high = np.clip([point.high for point in ordered], 0.0, 99.9)
-            axes.hlines(rows, low, high, color=COLOURS[0], linewidth=2.2)
-            axes.plot(values, rows, "o", color=COLOURS[0], markersize=5)
-        else:
-            axes.plot(values, rows, "D", color="black", fillstyle="none", markersize=4)
-        axes.set_yticks(rows, [point.label for point in ordered], fontsize=7)
-        axes.set_ylim(-0.7, len(ordered) - 0.3)
-        axes.set_title(title, fontsize=8.5)
-        _stretch(axes, axes.xaxis)
-        axes.set_xlim(0.0, 99.7)
-    panels[1].set_xlabel("test accuracy, %, stretched near 100")
+        rows = len(labels) + np.arange(len(ordered))
+        if labels:
+            axes.axhline(rows[0] - 0.5, color="black", linewidth=0.8)
+        for row, point in zip(rows, ordered, strict=True):
+            if point.interval is not None:
+                axes.plot(np.minimum(point.interval, BEST), [row, row], color=colour, linewidth=2.2)
+        axes.plot(
+            np.minimum([point.percent for point in ordered], BEST), rows, marker, color=colour,
+            fillstyle=fill, markersize=4.5, label=title,
+        )  # fmt: skip
+        labels += [point.label for point in ordered]
+    axes.set_yticks(np.arange(len(labels)), labels, fontsize=7)
+    _stretch(axes, axes.xaxis)
+    axes.set(xlim=(0.0, BEST), ylim=(-0.6, len(labels) - 0.4))
+    axes.set_xlabel("test accuracy, %, stretched near 100")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", fontsize=8,
+                  frameon=False, reverse=True)  # fmt: skip
     return figure
 
 
