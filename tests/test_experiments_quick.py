@@ -32,6 +32,13 @@ FIGURES = {
     },
     "experiments.rnn_lm": {"training.png"},
     "experiments.exploding_gradients": {"phase_diagram.png", "clipping.png", "error_wall.png"},
+    "experiments.sequential_images": {
+        "accuracy.png",
+        "published.png",
+        "gradient_over_time.png",
+        "pixel_gradients.png",
+        "confusions.png",
+    },
     "experiments.benchmarks.recurrence": {"recurrence.png"},
 }
 

@@ -12,6 +12,13 @@ from seqlab.plots.gradients import (
     singular_spectra,
     training_heatmap,
 )
+from seqlab.plots.images import (
+    Point,
+    accuracies_beside,
+    accuracy_curves,
+    confusions,
+    pixel_gradients,
+)
 from seqlab.plots.memory import beyond_trained_length, learning_curves, success_against_length
 from seqlab.plots.speed import time_ratios
 from seqlab.plots.style import band, new_figure, pick, save
@@ -19,9 +26,13 @@ from seqlab.plots.training import training_curves
 
 __all__ = [
     "Curve",
+    "Point",
+    "accuracies_beside",
+    "accuracy_curves",
     "band",
     "beyond_trained_length",
     "clipping",
+    "confusions",
     "error_wall",
     "gradient_curves",
     "learning_curves",
@@ -29,6 +40,7 @@ __all__ = [
     "path_curves",
     "phase_diagram",
     "pick",
+    "pixel_gradients",
     "save",
     "share_curves",
     "singular_spectra",
