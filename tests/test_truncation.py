@@ -52,10 +52,10 @@ def test_with_a_long_reach_it_is_the_full_gradient_and_with_equal_ones_that_of_c
     xs = normal(0, 2, T, 2)
     params = reader(name)[0].init(jax.random.key(0))
     full = flat(whole(name, params, xs))
-    for every, back in ((2, T), (2, T + 5), (4, T)):
+    for every, back in ((2, T), (2, T + 5), (4, T)):  # 4 does not divide T
         found = flat(tbptt(name, params, xs, every=every, back=back))
         np.testing.assert_allclose(found, full, rtol=1e-12, atol=1e-14)
-    for every in (2, 4):  # 4 does not divide T
+    for every in (2, 3):
         found = flat(tbptt(name, params, xs, every=every, back=every))
         chunks = flat(whole(name, params, xs, (("truncate_every", every),)))
         np.testing.assert_allclose(found, chunks, rtol=1e-12, atol=1e-14)
@@ -68,7 +68,7 @@ def shares_of_loss(name, params, xs, t):
     return weight_shares(model.apply, lambda out: jnp.sum(losses(out)[..., t]), params, xs)["rnn"]
 
 
-@pytest.mark.parametrize(("every", "back"), [(1, 2), (1, 4), (3, 4)])
+@pytest.mark.parametrize(("every", "back"), [(1, 2), (1, 4), (4, 5)])
 def test_every_loss_reaches_as_far_as_said(every, back):
     """By the definition: of each loss alone, the shares of the steps that it may reach."""
     name, xs = "gru", normal(0, 2, T, 2)
@@ -76,9 +76,9 @@ def test_every_loss_reaches_as_far_as_said(every, back):
     expected = jax.tree.map(jnp.zeros_like, params["rnn"]["weights"])
     for t in range(T):
         shares = shares_of_loss(name, params, xs, t)
-        end = (t // every + 1) * every
+        end = min((t // every + 1) * every, T)
         expected = jax.tree.map(
-            lambda total, leaf, first=max(0, end - back): total + jnp.sum(leaf[first:], axis=0),
+            lambda total, leaf, first=end - back: total + jnp.sum(leaf[max(0, first) :], axis=0),
             expected,
             shares,
         )

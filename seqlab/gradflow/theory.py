@@ -194,7 +194,7 @@ def truncated_share_every_step(decay: float, every: int, back: int, num_steps: i
     """
     t, s = np.mgrid[:num_steps, :num_steps]
     squares = np.where(t >= s, float(decay) ** (2 * np.maximum(t - s, 0)), 0.0)
-    end = (t // every + 1) * every
+    end = np.minimum((t // every + 1) * every, num_steps)
     return float(np.sqrt(np.sum(squares[s >= end - back]) / np.sum(squares)))
 
 

@@ -34,10 +34,11 @@ def truncated_gradient(
 ) -> Params:
     """dL/dparams as TBPTT(k1, k2) has it: every k1 steps, back-propagate k2 steps.
 
-    The losses of steps t - k1 + 1 ... t go back to step t - k2 + 1 and no further, for t = k1,
-    2 k1, ... (the last beyond T where k1 does not divide it); the carry itself goes on. So a loss
-    reaches back between k2 - k1 and k2 - 1 steps. k1 = k2 are chunks, `truncate_every`; k1 = 1 gives every loss the same reach;
-    with k2 >= T the gradient is the full one. Parameters are held while the sequence is read.
+    For t = k1, 2 k1, ... and T, the losses since the t before go back to step t - k2 + 1 and no
+    further; the carry itself goes on. So a loss reaches back between k2 - k1 and k2 - 1 steps.
+    k1 = k2 are chunks, `truncate_every`, where k1 divides T; k1 = 1 gives every loss the same
+    reach; with k2 >= T the gradient is the full one. Parameters are held while the sequence is
+    read.
 
     One backward pass of the whole sequence for each k1 steps: made to measure with, not to train.
 
@@ -63,14 +64,16 @@ def truncated_gradient(
     *_, num_steps = shapes.shape
     place = jnp.arange(num_steps)
 
-    def part(total, end):
+    def part(total, start):
+        end = jnp.minimum(start + every, num_steps)
+
         def loss(params):
             cut = jnp.broadcast_to((place == end - back) & (place > 0), shapes.shape)
-            own = (place >= end - every) & (place < end)
+            own = (place >= start) & (place < end)
             seen = losses(apply(params, *inputs, cut=cut, **options))
             return jnp.sum(jnp.where(own, seen, 0.0))
 
         return jax.tree.map(jnp.add, total, jax.grad(loss)(params)), None
 
-    ends = jnp.arange(every, num_steps + every, every)
-    return jax.lax.scan(part, jax.tree.map(jnp.zeros_like, params), ends)[0]
+    starts = jnp.arange(0, num_steps, every)
+    return jax.lax.scan(part, jax.tree.map(jnp.zeros_like, params), starts)[0]
