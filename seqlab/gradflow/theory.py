@@ -177,25 +177,21 @@ def truncated_share(decay: float, kept: float | np.ndarray, num_steps: int) -> n
     return np.sqrt((1.0 - square ** np.asarray(kept, float)) / (1.0 - square**num_steps))
 
 
-def truncated_share_every_step(decay: float, every: int, back: int, num_steps: int) -> float:
+def truncated_share_every_step(decay: float, reached: np.ndarray) -> float:
     """The same where every step has a loss, the errors of different steps uncorrelated.
 
-    Of x_s the gradient holds sum over t of lambda^(t - s) e_t; with e white its mean square is
-    the sum of lambda^(2 (t - s)) over the steps t from which TBPTT(k1, k2) still reaches s. That
-    too is a projection: the root of kept over full mean square, and the cosine of the means.
+    Of x_s the gradient holds the sum over t of lambda^(t - s) e_t; with e white its mean square is
+    the sum of lambda^(2 (t - s)) over the steps t from which s is still reached. That too is a
+    projection: the root of the kept over the full mean square, and the cosine of the means.
 
     Args:
       decay: lambda.
-      every: k1, steps between two backward passes.
-      back: k2, steps that each goes back.
-      num_steps: T.
-
-    References: Williams and Peng, 1990 (the algorithm).
+      reached: [T, T] bool, whether the loss of step t (row) reaches step s (column); above the
+        diagonal it does not matter.
     """
-    t, s = np.mgrid[:num_steps, :num_steps]
+    t, s = np.indices(reached.shape)
     squares = np.where(t >= s, float(decay) ** (2 * np.maximum(t - s, 0)), 0.0)
-    end = np.minimum((t // every + 1) * every, num_steps)
-    return float(np.sqrt(np.sum(squares[s >= end - back]) / np.sum(squares)))
+    return float(np.sqrt(np.sum(squares[reached]) / np.sum(squares)))
 
 
 class Sensitivity(NamedTuple):

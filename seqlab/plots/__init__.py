@@ -3,6 +3,7 @@
 Norms come in as natural logs and are drawn as powers of ten, against steps before the loss.
 """
 
+from seqlab.plots.bias import truncated_training, truncation_bias, truncation_schemes
 from seqlab.plots.explosion import clipping, error_wall, phase_diagram
 from seqlab.plots.gradients import (
     Curve,
@@ -36,4 +37,7 @@ __all__ = [
     "time_ratios",
     "training_curves",
     "training_heatmap",
+    "truncated_training",
+    "truncation_bias",
+    "truncation_schemes",
 ]
