@@ -2,6 +2,8 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from seqlab.gradflow.taps import log_norm_over_time
 from seqlab.recurrence import unroll
@@ -36,22 +38,18 @@ def parameter_sensitivity(
 
     References: Williams and Zipser, 1989 (forward mode); Zucchet and Orvieto, 2024 (growth).
     """
+    flat, unravel = ravel_pytree(params)
+
+    def states(flat):
+        return cell.output(unroll(cell, unravel(flat), xs, carry=carry, mask=mask).carries)
+
+    push = jax.linearize(states, flat)[1]
+
+    def along(entry):
+        return log_norm_over_time(push(jnp.zeros_like(flat).at[entry].set(1.0)))
+
+    found = jax.lax.map(along, jnp.arange(flat.size), batch_size=TANGENTS)  # [P, ..., T]
     leaves, tree = jax.tree.flatten(params)
-
-    def norms(index):
-        leaf = leaves[index]
-
-        def states(leaf):
-            moved = jax.tree.unflatten(tree, [*leaves[:index], leaf, *leaves[index + 1 :]])
-            return cell.output(unroll(cell, moved, xs, carry=carry, mask=mask).carries)
-
-        push = jax.linearize(states, leaf)[1]
-
-        def along(entry):
-            direction = jnp.zeros(leaf.size, leaf.dtype).at[entry].set(1.0)
-            return log_norm_over_time(push(direction.reshape(leaf.shape)))
-
-        found = jax.lax.map(along, jnp.arange(leaf.size), batch_size=TANGENTS)
-        return 0.5 * jax.nn.logsumexp(2.0 * found, axis=0)
-
-    return jax.tree.unflatten(tree, [norms(index) for index in range(len(leaves))])
+    borders = np.cumsum([leaf.size for leaf in leaves])[:-1]
+    parts = jnp.split(2.0 * found, borders)
+    return jax.tree.unflatten(tree, [0.5 * jax.nn.logsumexp(part, axis=0) for part in parts])

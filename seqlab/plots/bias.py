@@ -136,6 +136,118 @@ def truncated_training(training: Rows, trained: Rows) -> Figure:
     return figure
 
 
+def linear_sensitivity(rows: Rows) -> Figure:
+    """Mean square sensitivity of linear units over memory: remedies, and correlated inputs.
+
+    Args:
+      rows: with remedy, correlation, decays, sensitivity and expected [decays].
+    """
+    remedies = list(dict.fromkeys(row["remedy"] for row in rows))
+    correlations = list(dict.fromkeys(row["correlation"] for row in rows))
+    cured = remedies[-2]
+    figure, panels = new_figure(3, width=11.0, height=3.6)
+    parts = (
+        ("white inputs, by parametrisation", [(each, correlations[0]) for each in remedies]),
+        (f"correlated inputs, {remedies[0]}", [(remedies[0], each) for each in correlations]),
+        (f"correlated inputs, {cured}", [(cured, each) for each in correlations]),
+    )
+    for axes, (title, lines) in zip(panels, parts, strict=True):
+        for colour, (remedy, correlation) in zip(cycle(lines), lines, strict=False):
+            (row,) = pick(rows, remedy=remedy, correlation=correlation)
+            memory = 1.0 / (1.0 - np.asarray(row["decays"]))
+            words = remedy if axes is panels[0] else rf"$\rho$ = {correlation:g}"
+            axes.loglog(memory, row["sensitivity"], "o", color=colour, markersize=4.5, label=words)
+            axes.loglog(memory, row["expected"], "--", color=darker(colour), linewidth=1.2)
+        axes.plot([], [], "k--", linewidth=1.2, label="closed form")
+        axes.set(title=title, xlabel=r"memory $1/(1-\lambda)$, steps")
+        legend(axes, loc="upper left")
+    panels[0].set(ylabel=r"mean square of $dh/d\theta$")
+    return figure
+
+
+def sensitivity_over_time(times: Rows, nets: Rows) -> Figure:
+    """Linear nets on white noise over time, with theory; then all parameters of several cells.
+
+    Args:
+      times: rows with decay, state and sensitivity [nets, T], expected_state and expected [T],
+        log_state_gradient [T].
+      nets: rows with net and log_sensitivity [nets, T].
+    """
+    count = len(times) + 1
+    figure, panels = new_figure(count, width=3.7 * count, height=3.6)
+    for axes, row in zip(panels, times, strict=False):
+        steps = np.arange(1, len(row["expected"]) + 1)
+        parts = (
+            ("sensitivity", row["sensitivity"], row["expected"], r"$|dh_t/dg|$"),
+            ("state", row["state"], row["expected_state"], r"$|h_t|$"),
+        )
+        for colour, (_, values, expected, words) in zip(cycle(parts), parts, strict=False):
+            line = (np.sqrt(each) for each in bootstrap(np.asarray(values, float), np.mean))
+            band(axes, steps, *line, color=colour, label=f"{words}, root mean square")
+            axes.plot(steps, np.sqrt(expected), "--", color=darker(colour), linewidth=1.1)
+        fading = np.exp(np.asarray(row["log_state_gradient"])[::-1])
+        axes.plot(steps, fading, color=cycle(range(3))[2], label=r"$\|dh_T/dh_{T-t}\|$, rms")
+        axes.plot([], [], "k--", linewidth=1.1, label="closed form")
+        top = np.sqrt(max(row["expected"]))
+        axes.set_yscale("log")
+        axes.set(title=rf"$W_h = {row['decay']:g}\,Q$, linear, white noise", ylim=(1e-3, 30 * top),
+                 xlabel="t, steps")  # fmt: skip
+        legend(axes, loc="upper left", fontsize=6.5, ncols=2)
+    axes = panels[-1]
+    for colour, row in zip(cycle(nets), nets, strict=False):
+        values = np.asarray(row["log_sensitivity"], float)
+        steps = np.arange(1, values.shape[1] + 1)
+        # A state of zero moves with nothing that it is multiplied by; the log of that is -inf.
+        line = (np.exp(each) for each in bootstrap(np.where(np.isfinite(values), values, -80.0)))
+        band(axes, steps, *line, color=colour, label=row["net"])
+    axes.set_yscale("log")
+    axes.set(title=r"$\|dh_t/d\theta\|_F$, all parameters", xlabel="t, steps")
+    legend(axes, loc="lower right", fontsize=6.5)
+    figure.suptitle("Bands: 95 % bootstrap interval over nets, of the mean (last panel: median)")
+    return figure
+
+
+def sensitivity_by_memory(nets: Rows, linear: Rows) -> Figure:
+    """State gradient, state and relative sensitivity of nets whose memory one knob sets.
+
+    Args:
+      nets: rows with net, knobs [K], state, sensitivity and nats_per_step [K, nets].
+      linear: rows of `linear_sensitivity`, with state; drawn dashed as a scale.
+    """
+    figure, (rate, size, relative) = new_figure(3, width=11.0, height=3.6)
+    for colour, row in zip(cycle(nets), nets, strict=False):
+        slope = np.asarray(row["nats_per_step"], float)
+        state, moved = (np.asarray(row[key], float) for key in ("state", "sensitivity"))
+        style = {"marker": "o", "markersize": 4, "color": colour, "label": row["net"]}
+        band(rate, row["knobs"], *bootstrap(slope.T), **style)
+        fades = np.median(slope, axis=1) < 0  # else there is no memory in steps to draw it at
+        memory = 1.0 / -np.expm1(np.median(slope, axis=1)[fades])
+        for axes, values in ((size, state), (relative, moved / state)):
+            band(axes, memory, *bootstrap(values[fades].T), **style)
+    rate.axhline(0.0, color="grey", linewidth=0.7)
+    remedies = list(dict.fromkeys(row["remedy"] for row in linear))
+    for dash, remedy in zip(("--", ":"), (remedies[0], remedies[-2]), strict=True):
+        row = next(row for row in linear if row["remedy"] == remedy)
+        decays = np.asarray(row["decays"])
+        words = "linear" if remedy == remedies[0] else f"linear, {remedy}"
+        for axes, values in (
+            (size, np.asarray(row["state"])),
+            (relative, np.asarray(row["expected"]) / np.asarray(row["state"])),
+        ):
+            axes.plot(1 / (1 - decays), values, dash, color="black", linewidth=1.2, label=words)
+    for axes in (size, relative):
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set(xlabel="memory of the state gradient, steps")
+    rate.set(title="state gradient", xlabel="bias, or gain", ylabel="nats per step")
+    size.set(title=r"state, $E h^2$", ylabel="mean square")
+    relative.set(title=r"sensitivity, $E(dh/d\theta)^2 / E h^2$", ylabel="ratio")
+    legend(rate)
+    legend(relative, loc="upper left", fontsize=6.5)
+    figure.suptitle(f"How far h moves with what sets its memory: {BAND}")
+    return figure
+
+
 def _degrees(cosine: Any) -> np.ndarray:
     return np.degrees(np.arccos(np.clip(np.asarray(cosine, float), -1.0, 1.0)))
 
