@@ -3,6 +3,14 @@
 Norms come in as natural logs and are drawn as powers of ten, against steps before the loss.
 """
 
+from seqlab.plots.bias import (
+    linear_sensitivity,
+    sensitivity_by_memory,
+    sensitivity_over_time,
+    truncated_training,
+    truncation_bias,
+    truncation_schemes,
+)
 from seqlab.plots.explosion import clipping, error_wall, phase_diagram
 from seqlab.plots.gradients import (
     Curve,
@@ -36,16 +44,22 @@ __all__ = [
     "error_wall",
     "gradient_curves",
     "learning_curves",
+    "linear_sensitivity",
     "new_figure",
     "path_curves",
     "phase_diagram",
     "pick",
     "pixel_gradients",
     "save",
+    "sensitivity_by_memory",
+    "sensitivity_over_time",
     "share_curves",
     "singular_spectra",
     "success_against_length",
     "time_ratios",
     "training_curves",
     "training_heatmap",
+    "truncated_training",
+    "truncation_bias",
+    "truncation_schemes",
 ]
