@@ -13,7 +13,7 @@ _HOME = {
     "cells.lstm": ("LSTM", "LSTMCarry"),
     "cells.rnn": ("RNN", "PreactivationRNN"),
     "devices": ("Devices",),
-    "ensemble": ("train_nets",),
+    "ensemble": ("map_nets", "train_nets"),
     "errors": ("InputError",),
     "gradflow.jacobians": (
         "jacobian_products",
@@ -23,7 +23,7 @@ _HOME = {
         "route_jacobians",
         "step_jacobians",
     ),
-    "gradflow.lyapunov": ("lyapunov_exponents",),
+    "gradflow.lyapunov": ("kaplan_yorke_dimension", "lyapunov_exponents"),
     "gradflow.omega": ("norm_preservation", "norm_ratios"),
     "gradflow.paths": ("path_gradients",),
     "gradflow.taps": ("carry_gradients", "gradients", "log_norm_over_time", "named_leaves"),

@@ -3,6 +3,14 @@
 Norms come in as natural logs and are drawn as powers of ten, against steps before the loss.
 """
 
+from seqlab.plots.dynamics import (
+    exponents_over_training,
+    gated_phase,
+    lyapunov_spectra,
+    mean_field_curve,
+    singular_limits,
+    tanh_phase,
+)
 from seqlab.plots.explosion import clipping, error_wall, phase_diagram
 from seqlab.plots.gradients import (
     Curve,
@@ -23,16 +31,22 @@ __all__ = [
     "beyond_trained_length",
     "clipping",
     "error_wall",
+    "exponents_over_training",
+    "gated_phase",
     "gradient_curves",
     "learning_curves",
+    "lyapunov_spectra",
+    "mean_field_curve",
     "new_figure",
     "path_curves",
     "phase_diagram",
     "pick",
     "save",
     "share_curves",
+    "singular_limits",
     "singular_spectra",
     "success_against_length",
+    "tanh_phase",
     "time_ratios",
     "training_curves",
     "training_heatmap",
