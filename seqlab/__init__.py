@@ -22,7 +22,7 @@ _HOME = {
     "cells.slstm": ("SLSTM",),
     "cells.unitary": ("ORNN", "URNN"),
     "devices": ("Devices",),
-    "ensemble": ("train_nets",),
+    "ensemble": ("map_nets", "train_nets"),
     "errors": ("InputError",),
     "gradflow.jacobians": (
         "jacobian_products",
@@ -32,7 +32,7 @@ _HOME = {
         "route_jacobians",
         "step_jacobians",
     ),
-    "gradflow.lyapunov": ("lyapunov_exponents",),
+    "gradflow.lyapunov": ("kaplan_yorke_dimension", "lyapunov_exponents"),
     "gradflow.omega": ("norm_preservation", "norm_ratios"),
     "gradflow.paths": ("path_gradients",),
     "gradflow.sensitivity": ("parameter_sensitivity",),

@@ -5,7 +5,15 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from seqlab.cells.affine import Init, affine, check_fields, init_affine, init_matrix, project, spread
+from seqlab.cells.affine import (
+    Init,
+    affine,
+    check_fields,
+    init_affine,
+    init_matrix,
+    project,
+    spread,
+)
 from seqlab.errors import InputError
 
 

@@ -98,7 +98,9 @@ class LEM:
         """
 
         def preactivation(name, read):
-            return affine(params[name], x, read if recurrent_mask is None else read * recurrent_mask)
+            return affine(
+                params[name], x, read if recurrent_mask is None else read * recurrent_mask
+            )
 
         with jax.named_scope("d1"):
             d1 = self.dt * jax.nn.sigmoid(preactivation("d1", reads["d1"].y))

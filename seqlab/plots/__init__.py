@@ -11,6 +11,14 @@ from seqlab.plots.bias import (
     truncation_bias,
     truncation_schemes,
 )
+from seqlab.plots.dynamics import (
+    exponents_over_training,
+    gated_phase,
+    lyapunov_spectra,
+    mean_field_curve,
+    singular_limits,
+    tanh_phase,
+)
 from seqlab.plots.explosion import clipping, error_wall, phase_diagram
 from seqlab.plots.gradients import (
     Curve,
@@ -42,9 +50,13 @@ __all__ = [
     "clipping",
     "confusions",
     "error_wall",
+    "exponents_over_training",
+    "gated_phase",
     "gradient_curves",
     "learning_curves",
     "linear_sensitivity",
+    "lyapunov_spectra",
+    "mean_field_curve",
     "new_figure",
     "path_curves",
     "phase_diagram",
@@ -54,8 +66,10 @@ __all__ = [
     "sensitivity_by_memory",
     "sensitivity_over_time",
     "share_curves",
+    "singular_limits",
     "singular_spectra",
     "success_against_length",
+    "tanh_phase",
     "time_ratios",
     "training_curves",
     "training_heatmap",
