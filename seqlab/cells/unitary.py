@@ -10,6 +10,7 @@ from seqlab.cells.affine import Init, check_fields, init_matrix, project, spread
 from seqlab.cells.diagonal import ComplexCarry
 from seqlab.cells.rnn import ACTIVATIONS
 from seqlab.errors import InputError
+from seqlab.linalg import solve
 
 
 @dataclass(frozen=True)
@@ -176,9 +177,7 @@ class ORNN:
         skew, identity = upper - upper.T, jnp.eye(size, dtype=free.dtype)
         signs = np.where(np.arange(size) < self.num_flipped, -1.0, 1.0)
         # W^T = D (I + A) (I - A)^-1, and the last two factors change places.
-        return jnp.asarray(signs, free.dtype)[:, None] * jnp.linalg.solve(
-            identity - skew, identity + skew
-        )
+        return jnp.asarray(signs, free.dtype)[:, None] * solve(identity - skew, identity + skew)
 
     def step(self, params, h, x):
         """One step."""
