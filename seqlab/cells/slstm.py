@@ -34,7 +34,8 @@ class SLSTM:
         c' = f * c + i * tanh(a_g)    n' = f * n + i    h' = sigmoid(a_o) * c' / n'
 
     No output depends on the choice of m: (c e^-s, n e^-s, m + s) goes on as (c, n, m) does. The
-    Jacobian of the carry has that freedom in it; what reaches h has not.
+    Jacobian of the carry has that freedom in it; what reaches h has not. From a first state of
+    zeros b^i moves nothing either, for it scales C and N alike.
 
     Conventions: the forget gate is a sigmoid (the paper allows an exponential one too); g is the
     paper's z; there is one head, so every W_h is whole; no tanh on c / n. The first step is walked
