@@ -10,6 +10,7 @@ from seqlab.gradflow import theory
 LEVEL = 0.9  # of dL/dW, that the horizon carries
 FALL = float(np.log(1e3))  # nats
 FLAT = float(np.log(2.0))  # nats within which a curve neither fades nor grows
+SLIGHT = 0.1  # nats over a stretch, of which no rate is told
 UNEVEN = 0.5  # of its rate, by which the ends of a curve with one rate may differ from it
 
 
@@ -49,13 +50,15 @@ class Trend(NamedTuple):
                 for part in (slice(0, third), slice(-third, None))
             ]
             if any(abs(end - slope) > UNEVEN * abs(slope) for end in ends):
-                first, last = (rate_text(end) for end in ends)
+                first, last = (rate_text(end, third) for end in ends)
                 text = (
                     f"has no single rate: it {first} over the first {third} steps back, "
                     f"{last} over the last {third} ({slope:.3g} nats/step in all)"
                 )
                 return cls(slope, False, False, zero_from, text)
-        return cls(slope, True, False, zero_from, f"{rate_text(slope)} ({slope:.3g} nats/step)")
+        return cls(
+            slope, True, False, zero_from, f"{rate_text(slope, len(x))} ({slope:.3g} nats/step)"
+        )
 
     def turning_time(self, sign: int) -> float | None:
         """Steps in which it halves (sign -1) or doubles (1), where it does at one rate."""
@@ -64,10 +67,10 @@ class Trend(NamedTuple):
         return theory.half_life(self.slope)
 
 
-def rate_text(slope: float) -> str:
-    """`halves every 2.2 steps`."""
-    if abs(slope) < 1e-4:
-        return "stays as it is"
+def rate_text(slope: float, num_steps: int) -> str:
+    """`halves every 2.2 steps`; of a stretch of so many steps."""
+    if abs(slope) * num_steps < SLIGHT:
+        return "hardly changes"
     verb = "halves" if slope < 0 else "doubles"
     return f"{verb} every {theory.half_life(slope):.3g} steps"
 

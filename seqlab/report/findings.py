@@ -362,7 +362,8 @@ class Findings:
         if origin is not None:
             self.lines.append(("not finite", origin))
         self.add_curves(log_norms)
-        self.summary["is_finite"] = False
+        self.lines = [line for line in self.lines if line[0] == "not finite"]  # no rates of a NaN
+        self.summary = {"is_finite": False}
         self.left_out.append("all that needs finite numbers")
 
     def first_bad_step(self, log_norms, carries) -> str:

@@ -215,6 +215,7 @@ def _walks(found: Findings, carries) -> dict[Layer, Walk]:
         number = next((key.removeprefix("layer_") for key in inner if key[:6] == "layer_"), "0")
         if number != "0":
             below = layers_in(carries[site][f"layer_{int(number) - 1}"])
+            below = sorted(below, reverse=True, key=lambda pair: pair[0])  # forward, backward
             reads = jnp.concatenate([cell.output(carry) for _, carry in below], axis=-1)
         real = jnp.asarray(found.real(layer))
         reads = reads.reshape(-1, *reads.shape[-2:])

@@ -109,7 +109,7 @@ class GradientReport:
             )
         shares = self.horizons()
         if len(shares) == 1:
-            shares = {"dL/dW": values for values in shares.values()}
+            shares = {"dL/dW": next(iter(shares.values()))}
         if shares:
             draw.append(
                 lambda axes: panels.horizon_curves(
@@ -139,8 +139,10 @@ class GradientReport:
         from seqlab.plots.gradients import Curve
 
         leaf = self.main if leaf is None else leaf
-        parts = (self.arrays[f"log_norm_{edge}/{leaf}"][::-1] for edge in ("median", "p10", "p90"))
-        return Curve(name, *parts)
+        middle, low, high = (
+            self.arrays[f"log_norm_{edge}/{leaf}"][::-1] for edge in ("median", "p10", "p90")
+        )
+        return Curve(name, middle, low, high)
 
     def horizons(self) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Layer -> median and 10-90 % of the share of dL/dW that the last steps carry, [L]."""

@@ -41,15 +41,16 @@ class Alone:
     cell: Cell
 
     def __call__(self, params, xs, mask=None, *, taps=None, weight_taps=None, routes=None):
-        walked = unroll(
-            self.cell,
-            params["rnn"]["weights"],
-            xs,
-            mask=mask,
-            taps=(taps or {}).get("rnn"),
-            weight_taps=(weight_taps or {}).get("rnn"),
-            routes=routes,
-        )
+        with jax.named_scope("rnn"):
+            walked = unroll(
+                self.cell,
+                params["rnn"]["weights"],
+                xs,
+                mask=mask,
+                taps=(taps or {}).get("rnn"),
+                weight_taps=(weight_taps or {}).get("rnn"),
+                routes=routes,
+            )
         last = self.cell.output(walked.carry)
         return Output(last, last, {"rnn": walked.carries})
 
@@ -232,12 +233,17 @@ def layers_in(tree: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
 
 
 def layers_of(carries: dict[str, Any]) -> list[Layer]:
-    """Every layer and direction of a model, in order."""
-    keys = [keys for keys, _ in layers_in(carries)]
-    inner = [own[1:] if len(carries) == 1 and len(own) > 1 else own for own in keys]
+    """Every layer and direction of a model: sites by name, layers by number, forward last."""
+
+    def place(keys):
+        digits = [int(key.removeprefix("layer_")) for key in keys if key[:6] == "layer_"]
+        return keys[0], digits, keys
+
+    found = sorted((keys for keys, _ in layers_in(carries)), key=place)
+    inner = [own[1:] if len(carries) == 1 and len(own) > 1 else own for own in found]
     return [
         Layer(".".join(label), own, own[-1] == "backward" and len(own) > 1)
-        for own, label in zip(keys, inner, strict=True)
+        for own, label in zip(found, inner, strict=True)
     ]
 
 
