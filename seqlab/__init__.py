@@ -44,6 +44,8 @@ _HOME = {
     "models.recurrent": ("ManyToMany", "ManyToOne", "OneToMany", "Recurrent"),
     "recorder": ("locate",),
     "recurrence": ("Unrolled", "bidirectional", "init_stack", "stack", "unroll", "using"),
+    "report.make": ("gradient_report",),
+    "report.result": ("compare_reports",),
     "session": ("Session",),
     "testing": ("assert_padding_invariant", "check_cell"),
     "train": ("TrainState", "init_state", "make_train_step", "steps"),
