@@ -157,7 +157,10 @@ def pixel_gradients(
             sizes = log10(row["log_norm"])
             sizes = np.where(np.isfinite(sizes), sizes, -np.inf)
             peak = np.max(sizes)
-            relative = np.maximum(sizes - peak, floor) if np.isfinite(peak) else sizes * 0 + floor
+            if np.isfinite(peak):
+                relative = np.maximum(sizes - peak, floor)
+            else:  # no pixel changes anything
+                relative = np.full_like(sizes, floor)
             shown = gradient.imshow(
                 np.reshape(relative, (side, side)), cmap="magma", vmin=floor, vmax=0
             )
