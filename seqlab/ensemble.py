@@ -84,6 +84,28 @@ def train_nets(
         yield step, state, metrics
 
 
+def map_nets(
+    function: Callable[..., Any], num_nets: int, *, num_devices: int | None = None
+) -> Callable[..., Any]:
+    """A compiled `function` of one net, mapped over N nets that are shared out over the devices.
+
+    Args:
+      function: of trees of arrays, one net's.
+      num_nets: N, the first axis of every leaf that the result is called with and returns.
+      num_devices: as in `train_nets`.
+
+    Raises:
+      InputError: devices that cannot have equal shares of the nets.
+    """
+    count = share_out(num_nets, num_devices)
+    mapped = jax.vmap(function)
+    if count > 1:
+        mesh = Mesh(np.asarray(jax.devices()[:count]), (SHARDS,))
+        nets = PartitionSpec(SHARDS)
+        mapped = jax.shard_map(mapped, mesh=mesh, in_specs=nets, out_specs=nets, check_vma=False)
+    return jax.jit(mapped)
+
+
 def share_out(num_nets: int, num_devices: int | None = None) -> int:
     """How many devices have equal shares of the nets: the most of them, or `num_devices`.
 

@@ -31,6 +31,14 @@ FIGURES = {
         "beyond_trained_length.png",
     },
     "experiments.rnn_lm": {"training.png"},
+    "experiments.dynamics": {
+        "lyapunov_spectra.png",
+        "exponents_over_training.png",
+        "singular_spectra.png",
+        "tanh_phase.png",
+        "gated_phase.png",
+        "mean_field.png",
+    },
     "experiments.exploding_gradients": {"phase_diagram.png", "clipping.png", "error_wall.png"},
     "experiments.sequential_images": {
         "accuracy.png",

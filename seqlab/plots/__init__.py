@@ -3,6 +3,22 @@
 Norms come in as natural logs and are drawn as powers of ten, against steps before the loss.
 """
 
+from seqlab.plots.bias import (
+    linear_sensitivity,
+    sensitivity_by_memory,
+    sensitivity_over_time,
+    truncated_training,
+    truncation_bias,
+    truncation_schemes,
+)
+from seqlab.plots.dynamics import (
+    exponents_over_training,
+    gated_phase,
+    lyapunov_spectra,
+    mean_field_curve,
+    singular_limits,
+    tanh_phase,
+)
 from seqlab.plots.explosion import clipping, error_wall, phase_diagram
 from seqlab.plots.gradients import (
     Curve,
@@ -34,18 +50,30 @@ __all__ = [
     "clipping",
     "confusions",
     "error_wall",
+    "exponents_over_training",
+    "gated_phase",
     "gradient_curves",
     "learning_curves",
+    "linear_sensitivity",
+    "lyapunov_spectra",
+    "mean_field_curve",
     "new_figure",
     "path_curves",
     "phase_diagram",
     "pick",
     "pixel_gradients",
     "save",
+    "sensitivity_by_memory",
+    "sensitivity_over_time",
     "share_curves",
+    "singular_limits",
     "singular_spectra",
     "success_against_length",
+    "tanh_phase",
     "time_ratios",
     "training_curves",
     "training_heatmap",
+    "truncated_training",
+    "truncation_bias",
+    "truncation_schemes",
 ]
