@@ -581,8 +581,8 @@ def plot(directory: Path) -> None:
     config = Config(**{**finished.config, "cells": tuple(cells)}).filled()
     last = select(cell=cells[0], probe="carry")[-1]["step"]
     over = "nets" if config.num_seeds > 1 else "test images"
-    order = "permuted" if is_permuted(config) else "scan-line"
-    steps = f"{config.dataset}, {summary['num_steps']} steps in {order} order"
+    steps = f"{config.dataset}, {summary['num_steps']} steps"
+    epochs = "1 epoch" if config.num_epochs == 1 else f"{config.num_epochs} epochs"
 
     curves = {}
     for name in cells:
@@ -596,7 +596,7 @@ def plot(directory: Path) -> None:
         plots.accuracy_curves(
             curves,
             chance=100.0 / NUM_CLASSES,
-            title=f"{steps}: accuracy on test images, {nets}, band: 95 % bootstrap over {over}",
+            title=f"{steps}: {nets}, band: 95 % bootstrap over {over}",
         ),
         figures / "accuracy.png",
     )
@@ -617,19 +617,20 @@ def plot(directory: Path) -> None:
             parts += [f"{row['units']} units"] if row["units"] else []
             parts += [f"{row['epochs']} epochs"] if row["epochs"] else []
             published.append(plots.Point(f"{', '.join(parts)} ({row['credit']})", percent))
+    published_set = "permuted-mnist" if is_permuted(config) else "mnist"
     task = "" if config.is_mnist else ": another task, not to be compared number by number"
     plots.save(
         plots.accuracies_beside(
             ours,
             published,
-            ours_title=f"this run: {steps}, {config.num_epochs} epochs, {nets}, 95 % interval",
-            published_title=f"published: MNIST, 784 steps in {order} order{task}",
+            ours_title=f"this run: {steps}, {epochs}, {nets}, 95 % interval",
+            published_title=f"published: {published_set}, 784 steps{task}",
         ),
         figures / "published.png",
     )
 
     figure, panels = plots.new_figure(2, width=9.6, height=3.9)
-    titles = ("at initialisation", f"after {config.num_epochs} epochs")
+    titles = ("at initialisation", f"after {epochs}")
     for axes, step, title in zip(panels, (0, last), titles, strict=True):
         shown = []
         for name in cells:
@@ -640,7 +641,7 @@ def plot(directory: Path) -> None:
         plots.gradient_curves(shown, axes, title)
     figure.suptitle(
         rf"{steps}: $\|dL/dh_t\|$, median and 10-90 % over {config.num_sequences} test images "
-        "and nets"
+        "and nets, as far as float32 goes"
     )
     plots.save(figure, figures / "gradient_over_time.png")
 
@@ -648,7 +649,7 @@ def plot(directory: Path) -> None:
     plots.save(
         plots.pixel_gradients(
             images,
-            title=f"{steps}, as they are read, line by line; and what the loss asks of each pixel",
+            title=f"{steps}: images in the order of reading, and the gradient at each pixel",
         ),
         figures / "pixel_gradients.png",
     )
