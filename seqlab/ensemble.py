@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh, PartitionSpec
 
 from seqlab.errors import InputError
@@ -142,6 +141,12 @@ class SideBySide:
     kinds: tuple[tuple[str, TrainStep], ...]
     mesh: Mesh | None = None
 
+    def init(self, params: Mapping[str, Params], key: Array) -> TrainState:
+        """State before the first batch, from params by kind with leaves [N, ...]."""
+        opt_state = {name: jax.vmap(step.optimizer.init)(params[name]) for name, step in self.kinds}
+        zero = jnp.zeros((), jnp.int32)
+        return TrainState(zero, dict(params), opt_state, key, zero)
+
     def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
         """The state after one more batch, and its metrics by kind."""
         params, opt_state, metrics = {}, {}, {}
@@ -173,12 +178,3 @@ class SideBySide:
             found[name] = jax.vmap(walk, in_axes=(0, 1))(state.params[name], batch)
         losses = jnp.concatenate([each.loss for each in found.values()])
         return Gradients(losses, {}, None, {name: each.params for name, each in found.items()})
-
-
-def init_side_by_side(
-    params: Mapping[str, Params], optimizer: optax.GradientTransformation, key: Array
-) -> TrainState:
-    """State of `SideBySide` before the first batch, from params by kind with leaves [N, ...]."""
-    opt_state = {name: jax.vmap(optimizer.init)(each) for name, each in params.items()}
-    zero = jnp.zeros((), jnp.int32)
-    return TrainState(zero, dict(params), opt_state, key, zero)

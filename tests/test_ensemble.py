@@ -8,7 +8,7 @@ import pytest
 
 from seqlab.cells.rnn import RNN
 from seqlab.data.synthetic import adding
-from seqlab.ensemble import SideBySide, init_side_by_side, share_out, train_nets
+from seqlab.ensemble import SideBySide, share_out, train_nets
 from seqlab.errors import InputError
 from seqlab.losses import masked_mean, squared_error
 from seqlab.metrics import bootstrap
@@ -96,21 +96,24 @@ KINDS = {
 }
 
 
-def kind_step(name, clip_norm=1.0):
+def kind_step(name):
     def loss_fn(params, batch, key):
         del key
         errors = squared_error(KINDS[name].apply(params, batch["xs"]).logits, batch["targets"])
         weight = jnp.sum(batch["is_real"])
         return masked_mean(errors, batch["is_real"]), {"weight": weight}
 
-    return make_train_step(loss_fn, ADAM, clip_norm=clip_norm)
+    return make_train_step(loss_fn, ADAM, clip_norm=1.0)
+
+
+STEPS = {name: kind_step(name) for name in KINDS}
 
 
 def side_by_side():
     keys = jax.random.split(jax.random.key(0), N)
     params = {name: jax.vmap(model.init)(keys) for name, model in KINDS.items()}
-    step = SideBySide(tuple((name, kind_step(name)) for name in KINDS))
-    return step, init_side_by_side(params, ADAM, jax.random.key(1))
+    step = SideBySide(tuple(STEPS.items()))
+    return step, step.init(params, jax.random.key(1))
 
 
 def batch_first(count):
@@ -134,7 +137,7 @@ def test_nets_of_several_kinds_are_those_trained_alone():
             params = jax.tree.map(lambda leaf, net=net: leaf[net], first[name])
             rows = (jax.tree.map(lambda leaf, net=net: leaf[:, net], b) for b in batch_first(4))
             own = init_state(params, ADAM, jax.random.key(2))
-            *_, (_, alone, metrics) = steps(kind_step(name), own, rows)
+            *_, (_, alone, metrics) = steps(STEPS[name], own, rows)
             np.testing.assert_allclose(
                 seen[-1][name]["grad_norm"][net], metrics["grad_norm"], rtol=1e-10
             )

@@ -57,13 +57,13 @@ def accuracy_curves(
         "chance", (0.0, chance), xycoords=("axes fraction", "data"), xytext=(3, -9),
         textcoords="offset points", fontsize=7.5, color="grey",
     )  # fmt: skip
-    whole.plot([], [], ":", color="grey", label="on training images")
+    whole.plot([], [], ":", color="grey", label="training images")
     whole.set(title="from 0 to 100 %", ylim=(0, 102))
     _stretch(top, top.yaxis)
     worst = min(parts["test"][1][0][-1] for parts in curves.values())
     top.set(title="the end, stretched near 100 %", ylim=(max(0.0, 1.5 * worst - 50.0), BEST))
     for axes in (whole, top):
-        axes.set(xlabel="epoch", ylabel="accuracy, %")
+        axes.set(xlabel="epoch", ylabel="test accuracy, %")
         axes.locator_params(axis="x", integer=True)
     legend(whole, loc="best")
     figure.suptitle(title)
@@ -157,7 +157,10 @@ def pixel_gradients(
             sizes = log10(row["log_norm"])
             sizes = np.where(np.isfinite(sizes), sizes, -np.inf)
             peak = np.max(sizes)
-            relative = np.maximum(sizes - peak, floor) if np.isfinite(peak) else sizes * 0 + floor
+            if np.isfinite(peak):
+                relative = np.maximum(sizes - peak, floor)
+            else:  # no pixel changes anything
+                relative = np.full_like(sizes, floor)
             shown = gradient.imshow(
                 np.reshape(relative, (side, side)), cmap="magma", vmin=floor, vmax=0
             )
