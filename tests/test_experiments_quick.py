@@ -31,7 +31,10 @@ FIGURES = {
         "beyond_trained_length.png",
     },
     "experiments.rnn_lm": {"training.png"},
-    "experiments.exploding_gradients": {"phase_diagram.png", "clipping.png", "error_wall.png"},
+    "experiments.exploding_gradients": {"phase_diagram.png"},
+    "experiments.clipping": {"angle.png", "training.png", "error_wall.png"},
+    "experiments.truncation_bias": {"bias.png", "schemes.png", "training.png"},
+    "experiments.end_of_story": {"linear.png", "over_time.png", "nets.png"},
     "experiments.benchmarks.recurrence": {"recurrence.png"},
 }
 

@@ -11,7 +11,7 @@ from seqlab.plots.bias import (
     truncation_bias,
     truncation_schemes,
 )
-from seqlab.plots.explosion import clipping, error_wall, phase_diagram
+from seqlab.plots.explosion import clip_angles, clipping, error_wall, phase_diagram
 from seqlab.plots.gradients import (
     Curve,
     gradient_curves,
@@ -29,6 +29,7 @@ __all__ = [
     "Curve",
     "band",
     "beyond_trained_length",
+    "clip_angles",
     "clipping",
     "error_wall",
     "gradient_curves",
