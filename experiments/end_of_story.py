@@ -148,7 +148,7 @@ def linear_units(config: Config, log: RunLog) -> list[dict]:
         "gamma, moving": (
             plain(lambda decay: jnp.sqrt(1.0 - decay**2)), decays, gamma, -decays / gamma, 1.0,
         ),
-        "gamma and exp(-exp(nu))": (
+        "gamma, exp(-exp(nu))": (
             by_nu, np.log(-np.log(decays)), gamma, 0.0, decays * np.log(decays),
         ),
         "MinGRU's gate": (by_bias, np.log(gate / decays), gate, -1.0, -decays * gate),

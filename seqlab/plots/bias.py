@@ -152,7 +152,7 @@ def linear_sensitivity(rows: Rows) -> Figure:
     figure, panels = new_figure(3, width=11.0, height=3.6)
     parts = (
         ("white inputs, by parametrisation", [(each, correlations[0]) for each in remedies]),
-        (f"correlated inputs, {remedies[0]}", [(remedies[0], each) for each in correlations]),
+        ("correlated inputs, no remedy", [(remedies[0], each) for each in correlations]),
         (f"correlated inputs, {cured}", [(cured, each) for each in correlations]),
     )
     for axes, (title, lines) in zip(panels, parts, strict=True):
@@ -186,8 +186,10 @@ def sensitivity_over_time(times: Rows, nets: Rows) -> Figure:
             ("state", row["state"], row["expected_state"], r"$|h_t|$"),
         )
         for colour, (_, values, expected, words) in zip(cycle(parts), parts, strict=False):
-            band(axes, steps, *map(np.sqrt, values), color=colour, label=f"{words}, rms")
-            axes.plot(steps, np.sqrt(expected), "--", color=darker(colour), linewidth=1.1)
+            band(
+                axes, steps, *(_root(each) for each in values), color=colour, label=f"{words}, rms"
+            )
+            axes.plot(steps, _root(expected), "--", color=darker(colour), linewidth=1.1)
         fading = np.exp(np.asarray(row["log_state_gradient"])[::-1])
         axes.plot(steps, fading, color=cycle(range(3))[2], label=r"$\|dh_T/dh_{T-t}\|$, rms")
         axes.plot([], [], "k--", linewidth=1.1, label="closed form")
@@ -242,9 +244,16 @@ def sensitivity_by_memory(nets: Rows, linear: Rows) -> Figure:
     size.set(title=r"state, $E h^2$", ylabel="mean square")
     relative.set(title=r"sensitivity, $E(dh/d\theta)^2 / E h^2$", ylabel="ratio")
     legend(rate)
+    relative.set_ylim(top=60 * relative.get_ylim()[1])
     legend(relative, loc="upper left", fontsize=6.5)
     figure.suptitle(f"How far h moves with what sets its memory: {BAND}")
     return figure
+
+
+def _root(squares: Any) -> np.ndarray:
+    """Square roots; a gap where there is nothing, which has no place on a log axis."""
+    squares = np.asarray(squares, float)
+    return np.sqrt(np.where(squares > 0, squares, np.nan))
 
 
 def _powers_of_two(axes: Axes, reaches: Sequence[int]) -> None:

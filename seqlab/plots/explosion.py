@@ -149,7 +149,7 @@ def clipping(
     rate.set_yticks(place, names)
     rate.set(title="how much is clipped", xlim=(-4, 104))
     rate.set_ylim(-2.2, None)
-    legend(rate, loc="lower center", ncols=2)
+    legend(rate, loc="lower center", ncols=2, fontsize=6.5)
     figure.suptitle("Median over nets and its 95 % bootstrap interval")
     return figure
 
@@ -191,22 +191,23 @@ def error_wall(
         path = np.column_stack([row["w"], row["b"]])
         surface.plot(*path.T, "o-", color=colour, linewidth=1.2, markersize=2.5,
                      label=row["clipping"])  # fmt: skip
-        course.plot(np.arange(len(path)), row["error"], color=colour, linewidth=1.3,
-                    label=row["clipping"])  # fmt: skip
+        lengths = np.linalg.norm(np.diff(path, axis=0), axis=1)
+        course.plot(np.arange(1, len(path)), lengths, color=colour, linewidth=1.3,
+                    label=f"{row['clipping']}: final error {row['error'][-1]:.2g}")  # fmt: skip
         is_out = (path < [w[0], b[0]]).any(axis=1) | (path > [w[-1], b[-1]]).any(axis=1)
         if is_out.any():
             first = path[np.argmax(is_out)]
             course.annotate(
                 f"thrown to w = {first[0]:.0f}, b = {first[1]:.0f}",
-                (np.argmax(is_out), row["error"][np.argmax(is_out)]),
-                xytext=(30, 12), textcoords="offset points", fontsize=7.5, color=colour,
+                (np.argmax(is_out), lengths[np.argmax(is_out) - 1]),
+                xytext=(30, -12), textcoords="offset points", fontsize=7.5, color=colour,
                 arrowprops={"arrowstyle": "->", "color": colour},
             )  # fmt: skip
     surface.plot(descents[0]["w"][0], descents[0]["b"][0], "*", color="black", markersize=10)
     legend(surface, loc="upper right", frameon=True, fontsize=6.5)
     course.set_yscale("log")
-    course.set(title="error of these descents", xlabel="update", ylabel="error")
-    legend(course, loc="lower left")
+    course.set(title="steps of these descents", xlabel="update", ylabel="length of the step")
+    legend(course, loc="upper right")
     for colour, row in zip(cycle(everywhere), everywhere, strict=False):
         errors = np.sort(np.nan_to_num(np.asarray(row["final_error"], float), nan=1.0))
         share = np.arange(1, len(errors) + 1) / len(errors)
