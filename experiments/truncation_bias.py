@@ -23,6 +23,7 @@ from seqlab import plots
 from seqlab.cells.lookup import lookup
 from seqlab.cells.rnn import RNN
 from seqlab.cli import main
+from seqlab.data import synthetic
 from seqlab.data.checks import check_at_least, check_known, check_positive
 from seqlab.data.problems import TEXTS, Problem, load_problem
 from seqlab.ensemble import train_nets
@@ -38,6 +39,10 @@ from seqlab.runlog import RunLog, read_run
 from seqlab.train import global_norm, init_state, make_train_step
 
 DATASETS = (*TEXTS, "adding", "temporal-order")
+BASELINES = {  # losses of the best answer that has read nothing
+    "adding": synthetic.adding_baseline(),
+    "temporal-order": float(-np.log(synthetic.temporal_order_chance())),
+}
 LENGTHS = tuple(np.geomspace(1e-3, 3.0, 15).tolist())  # of a step, in the search for the best one
 NUM_TEST = 512  # held-out sequences of the loss after training
 DECAYS = (0.5, 0.9, 0.98)  # of the linear net
@@ -280,7 +285,7 @@ def study(name: str, config: Config, problem: Problem, log: RunLog) -> tuple[dic
     probe("at initialisation", 0, jax.tree.map(lambda leaf: leaf[:seeds], state.params))
     train_step = make_train_step(mean_loss, optimizer, clip_norm=config.clip_norm)
     bar = log.progress(total=num_updates, description=f"{problem.name}, {name}")
-    every = min(BLOCK, num_updates)
+    every = min(BLOCK, max(1, num_updates // 2))
     nets = train_nets(train_step, state, batches(), every=every, num_devices=config.num_devices)
     for step, now, metrics in nets:
         state = now
@@ -292,7 +297,8 @@ def study(name: str, config: Config, problem: Problem, log: RunLog) -> tuple[dic
         lambda leaf: leaf.reshape(len(kept), seeds, *leaf.shape[1:]), state.params
     )
     after = np.asarray(by_net(params, tested))
-    log.write(step=num_updates, study="trained", **where, reaches=kept, loss=after.T)
+    baseline = {"baseline": BASELINES[problem.name]} if problem.name in BASELINES else {}
+    log.write(step=num_updates, study="trained", **where, reaches=kept, loss=after.T, **baseline)
     summary["loss"] = {
         str(k): dict(zip(("median", "low", "high"), map(float, bootstrap(each)), strict=True))
         for k, each in zip(kept, after, strict=True)

@@ -45,12 +45,13 @@ def truncation_bias(rows: Rows) -> Figure:
             axes.set(xlabel="k, steps that the gradient reaches back")
         for axes in (ratio, fall):
             axes.axhline(1.0, color="grey", linewidth=0.7)
-        angle.set(title=f"{dataset}: angle to the full gradient", ylabel="degrees", ylim=(-3, None))
-        ratio.set(title=f"{dataset}: norm of the truncated over the full", ylabel="ratio")
-        fall.set(title=f"{dataset}: best fall of the loss along it", ylabel="share of the full's")
+        angle.set(title=f"{dataset}: angle to the full one", ylabel="degrees", ylim=(-3, None))
+        ratio.set(title=f"{dataset}: norm over the full one's", ylabel="ratio")
+        fall.set(title=f"{dataset}: best fall of the loss", ylabel="share of the full one's")
     legend(panels[0], ncols=1, fontsize=6.5)
     figure.suptitle(
-        f"Recurrent layer's gradient, {BAND}; widely dotted: angle of a trained net's mini-batch"
+        f"Gradient cut after k steps, recurrent layer: {BAND}\n"
+        "thin dotted line: angle of the full gradient of a mini-batch, trained net"
     )
     return figure
 
@@ -102,7 +103,8 @@ def truncated_training(training: Rows, trained: Rows) -> Figure:
 
     Args:
       training: rows with dataset, cell, step, reaches [K] and loss (a band over K).
-      trained: the same after the last step, on held-out sequences.
+      trained: the same after the last step, on held-out sequences; with baseline where there is
+        one.
     """
     datasets = list(dict.fromkeys(row["dataset"] for row in trained))
     cells = list(dict.fromkeys(row["cell"] for row in trained))
@@ -123,8 +125,11 @@ def truncated_training(training: Rows, trained: Rows) -> Figure:
                 label=cell,
                 markersize=4,
             )
+        if "baseline" in row:
+            after.axhline(row["baseline"], color="black", linestyle="--", linewidth=1.0,
+                          label="without memory")  # fmt: skip
         _powers_of_two(after, trained[0]["reaches"])
-        after.set(title=f"{dataset}: held-out loss, trained", xlabel="k trained with, steps",
+        after.set(title=f"{dataset}: held-out loss", xlabel="k trained with, steps",
                   ylabel="loss")  # fmt: skip
         for axes, cell in zip(curves, cells, strict=True):
             lines = pick(training, dataset=dataset, cell=cell)
@@ -135,8 +140,8 @@ def truncated_training(training: Rows, trained: Rows) -> Figure:
                 band(axes, steps, *losses[..., i].T, color=colour, label=f"k = {reach}")
             axes.set(title=f"{dataset}, {cell}", xlabel="training step", ylabel="training loss")
         legend(curves[0])
-    legend(panels[0])
-    figure.suptitle(f"Training with the gradient cut after k steps: {BAND}")
+        legend(after, fontsize=6.5)
+    figure.suptitle(f"Trained with the gradient cut after k steps:\n{BAND}")
     return figure
 
 
