@@ -221,7 +221,7 @@ def linear_sensitivity(
       decay: lambda, below 1 in size.
       autocorrelation: rho, below 1 in size; the input is then autoregressive, of variance 1.
 
-    References: Zucchet and Orvieto, 2024, section 2.2 (white inputs, and the limit of rho -> 1).
+    References: Zucchet and Orvieto, 2024 (white inputs).
     """
     decay, rho = np.asarray(decay, float), np.asarray(autocorrelation, float)
     p = decay**2
@@ -259,7 +259,7 @@ def scaled_sensitivity(
       scale_slope: gamma' = dgamma/dlambda.
       decay_slope: dlambda/dtheta.
 
-    References: Zucchet and Orvieto, 2024, section 3; Orvieto et al., 2023, section 3.
+    References: Zucchet and Orvieto, 2024; Orvieto et al., 2023 (the remedies).
     """
     return decay_slope**2 * (
         scale**2 * moments.sensitivity
