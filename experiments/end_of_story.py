@@ -30,6 +30,7 @@ from seqlab.errors import InputError
 from seqlab.gradflow import theory
 from seqlab.gradflow.jacobians import log_product_norms
 from seqlab.gradflow.sensitivity import parameter_sensitivity
+from seqlab.metrics import bootstrap
 from seqlab.recurrence import unroll, using
 from seqlab.runlog import RunLog, read_run
 
@@ -147,7 +148,7 @@ def linear_units(config: Config, log: RunLog) -> list[dict]:
         "gamma, moving": (
             plain(lambda decay: jnp.sqrt(1.0 - decay**2)), decays, gamma, -decays / gamma, 1.0,
         ),
-        "gamma and exp(-exp(nu))": (
+        "gamma, exp(-exp(nu))": (
             by_nu, np.log(-np.log(decays)), gamma, 0.0, decays * np.log(decays),
         ),
         "MinGRU's gate": (by_bias, np.log(gate / decays), gate, -1.0, -decays * gate),
@@ -273,8 +274,8 @@ def by_memory(config: Config, log: RunLog) -> list[dict]:
         over_nets = jax.vmap(one, in_axes=(None, 0, 0))
         measure = jax.jit(jax.vmap(over_nets, in_axes=(0, None, None)))
         state, moved, slope = map(np.asarray, measure(jnp.array(knobs), params, std * noise))
-        log.write(step=0, study="memory", net=name, knobs=knobs, state=state, sensitivity=moved,
-                  nats_per_step=slope)  # fmt: skip
+        log.write(step=0, study="memory", net=name, knobs=knobs, state=state.T,
+                  ratio=(moved / state).T, nats_per_step=slope.T)  # fmt: skip
         for k, knob in enumerate(knobs):
             rate = float(np.median(slope[k]))
             found.append({
@@ -318,14 +319,29 @@ def all_parameters(config: Config, log: RunLog) -> dict[str, float]:
     return last
 
 
+def with_bands(rows, *names, statistic=np.median):
+    """The rows, with the named values [nets, ...] as (middle, low, high) over nets."""
+    return [
+        {**row, **{name: tuple(bootstrap(row[name], statistic)) for name in names if name in row}}
+        for row in rows
+    ]
+
+
 def plot(directory: Path) -> None:
     """Draws every figure from the files of a run."""
     finished = read_run(directory)
     figures = directory / "figures"
-    pick = lambda study: plots.pick(finished.metrics, study=study)  # noqa: E731
+
+    def pick(study, *names, statistic=np.median):
+        rows = plots.pick(finished.metrics, study=study)
+        return with_bands(rows, *names, statistic=statistic)
+
     plots.save(plots.linear_sensitivity(pick("linear")), figures / "linear.png")
-    plots.save(plots.sensitivity_over_time(pick("time"), pick("all")), figures / "over_time.png")
-    plots.save(plots.sensitivity_by_memory(pick("memory"), pick("linear")), figures / "nets.png")
+    times = pick("time", "state", "sensitivity", statistic=np.mean)
+    over_time = plots.sensitivity_over_time(times, pick("all", "log_sensitivity"))
+    plots.save(over_time, figures / "over_time.png")
+    memory = pick("memory", "state", "ratio", "nats_per_step")
+    plots.save(plots.sensitivity_by_memory(memory, pick("linear")), figures / "nets.png")
 
 
 if __name__ == "__main__":

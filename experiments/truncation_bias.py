@@ -23,6 +23,7 @@ from seqlab import plots
 from seqlab.cells.lookup import lookup
 from seqlab.cells.rnn import RNN
 from seqlab.cli import main
+from seqlab.data import synthetic
 from seqlab.data.checks import check_at_least, check_known, check_positive
 from seqlab.data.problems import TEXTS, Problem, load_problem
 from seqlab.ensemble import train_nets
@@ -38,6 +39,10 @@ from seqlab.runlog import RunLog, read_run
 from seqlab.train import global_norm, init_state, make_train_step
 
 DATASETS = (*TEXTS, "adding", "temporal-order")
+BASELINES = {  # losses of the best answer that has read nothing
+    "adding": synthetic.adding_baseline(),
+    "temporal-order": float(-np.log(synthetic.temporal_order_chance())),
+}
 LENGTHS = tuple(np.geomspace(1e-3, 3.0, 15).tolist())  # of a step, in the search for the best one
 NUM_TEST = 512  # held-out sequences of the loss after training
 DECAYS = (0.5, 0.9, 0.98)  # of the linear net
@@ -256,8 +261,8 @@ def study(name: str, config: Config, problem: Problem, log: RunLog) -> tuple[dic
         share = found["fall"] / np.maximum(found["fall"][:, -1:], 1e-12)
         log.write(
             step=step, study="bias", moment=moment, **where, reaches=reaches,
-            cosine=found["cosine"], norm_ratio=found["norm_ratio"], fall_share=share,
-            cosine_all=found["cosine_all"], noise_cosine=noise,
+            angle_deg=degrees(found["cosine"]), norm_ratio=found["norm_ratio"], fall_share=share,
+            angle_all_deg=degrees(found["cosine_all"]), minibatch_angle_deg=degrees(noise),
         )  # fmt: skip
         largest = max(largest, float(np.max(found["error"][:, -1])))
         medians = {
@@ -273,25 +278,27 @@ def study(name: str, config: Config, problem: Problem, log: RunLog) -> tuple[dic
             for scheme, values in slide(params, probed).items():
                 log.write(
                     step=step, study="scheme", scheme=scheme, moment=moment, **where,
-                    reaches=reaches, cosine=values["cosine"], norm_ratio=values["norm_ratio"],
+                    reaches=reaches, angle_deg=degrees(values["cosine"]),
+                    norm_ratio=values["norm_ratio"],
                 )  # fmt: skip
 
     probe("at initialisation", 0, jax.tree.map(lambda leaf: leaf[:seeds], state.params))
     train_step = make_train_step(mean_loss, optimizer, clip_norm=config.clip_norm)
     bar = log.progress(total=num_updates, description=f"{problem.name}, {name}")
-    every = min(BLOCK, num_updates)
+    every = min(BLOCK, max(1, num_updates // 2))
     nets = train_nets(train_step, state, batches(), every=every, num_devices=config.num_devices)
     for step, now, metrics in nets:
         state = now
         bar.update(len(metrics["loss"]))
         mean = np.asarray(metrics["loss"]).mean(axis=0).reshape(len(kept), seeds)
-        log.write(step=step, study="training", **where, reaches=kept, loss=mean)
+        log.write(step=step, study="training", **where, reaches=kept, loss=mean.T)
     by_net = jax.jit(jax.vmap(jax.vmap(plain_loss), in_axes=(0, None)))
     params = jax.tree.map(
         lambda leaf: leaf.reshape(len(kept), seeds, *leaf.shape[1:]), state.params
     )
     after = np.asarray(by_net(params, tested))
-    log.write(step=num_updates, study="trained", **where, reaches=kept, loss=after)
+    baseline = {"baseline": BASELINES[problem.name]} if problem.name in BASELINES else {}
+    log.write(step=num_updates, study="trained", **where, reaches=kept, loss=after.T, **baseline)
     summary["loss"] = {
         str(k): dict(zip(("median", "low", "high"), map(float, bootstrap(each)), strict=True))
         for k, each in zip(kept, after, strict=True)
@@ -415,16 +422,28 @@ def rows(by_cell):
     ]
 
 
+def with_bands(rows, *names, statistic=np.median):
+    """The rows, with the named values [nets, ...] as (middle, low, high) over nets."""
+    return [
+        {**row, **{name: tuple(bootstrap(row[name], statistic)) for name in names if name in row}}
+        for row in rows
+    ]
+
+
 def plot(directory: Path) -> None:
     """Draws every figure from the files of a run."""
     finished = read_run(directory)
-    figures, lines = directory / "figures", finished.metrics
-    bias, schemes = (plots.pick(lines, study=each) for each in ("bias", "scheme"))
+    figures = directory / "figures"
+
+    def pick(study, *names):
+        return with_bands(plots.pick(finished.metrics, study=study), *names)
+
+    bias = pick("bias", "angle_deg", "norm_ratio", "fall_share", "minibatch_angle_deg")
     plots.save(plots.truncation_bias(bias), figures / "bias.png")
-    linear = plots.pick(lines, study="linear")
-    plots.save(plots.truncation_schemes(linear, schemes), figures / "schemes.png")
-    trained, training = (plots.pick(lines, study=each) for each in ("trained", "training"))
-    plots.save(plots.truncated_training(training, trained), figures / "training.png")
+    schemes = plots.truncation_schemes(pick("linear"), pick("scheme", "angle_deg"))
+    plots.save(schemes, figures / "schemes.png")
+    training = plots.truncated_training(pick("training", "loss"), pick("trained", "loss"))
+    plots.save(training, figures / "training.png")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """Published cells beyond RNN, LSTM and GRU: the authors' equations, their Jacobians, their limits."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -39,7 +39,6 @@ FIGURES = {
         "gated_phase.png",
         "mean_field.png",
     },
-    "experiments.exploding_gradients": {"phase_diagram.png", "clipping.png", "error_wall.png"},
     "experiments.sequential_images": {
         "accuracy.png",
         "published.png",
@@ -47,6 +46,10 @@ FIGURES = {
         "pixel_gradients.png",
         "confusions.png",
     },
+    "experiments.exploding_gradients": {"phase_diagram.png"},
+    "experiments.clipping": {"angle.png", "training.png", "error_wall.png"},
+    "experiments.truncation_bias": {"bias.png", "schemes.png", "training.png"},
+    "experiments.end_of_story": {"linear.png", "over_time.png", "nets.png"},
     "experiments.benchmarks.recurrence": {"recurrence.png"},
 }
 

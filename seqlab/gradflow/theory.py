@@ -220,7 +220,7 @@ def value_clip_cosine(threshold: float | np.ndarray) -> np.ndarray:
         E[z clip(z)] = erf(a / sqrt 2)
         E[clip(z)^2] = erf(a / sqrt 2) - a sqrt(2 / pi) exp(-a^2 / 2) + a^2 erfc(a / sqrt 2)
 
-    The limit a -> 0 is the vector of signs, cos = sqrt(2 / pi), 37.08 degrees. (Of any vector of n
+    The limit a -> 0 is the vector of signs, cos = sqrt(2 / pi), 37.07 degrees. (Of any vector of n
     entries the signs have the cosine ||g||_1 / (sqrt(n) ||g||_2).) Clipping by the norm has cosine
     1 whatever the gradient.
 
@@ -228,7 +228,6 @@ def value_clip_cosine(threshold: float | np.ndarray) -> np.ndarray:
       threshold: a, in root mean squares of the gradient's entries, above 0.
     """
     a = np.asarray(threshold, float)
-    # The probability integral by JAX would be float32; scipy comes with it.
     inside = special.erf(a / np.sqrt(2.0))
     square = inside - a * np.sqrt(2.0 / np.pi) * np.exp(-0.5 * a**2)
     square = square + a**2 * special.erfc(a / np.sqrt(2.0))
@@ -298,7 +297,7 @@ def linear_sensitivity(
       decay: lambda, below 1 in size.
       autocorrelation: rho, below 1 in size; the input is then autoregressive, of variance 1.
 
-    References: Zucchet and Orvieto, 2024, section 2.2 (white inputs, and the limit of rho -> 1).
+    References: Zucchet and Orvieto, 2024 (white inputs).
     """
     decay, rho = np.asarray(decay, float), np.asarray(autocorrelation, float)
     p = decay**2
@@ -336,7 +335,7 @@ def scaled_sensitivity(
       scale_slope: gamma' = dgamma/dlambda.
       decay_slope: dlambda/dtheta.
 
-    References: Zucchet and Orvieto, 2024, section 3; Orvieto et al., 2023, section 3.
+    References: Zucchet and Orvieto, 2024; Orvieto et al., 2023 (the remedies).
     """
     return decay_slope**2 * (
         scale**2 * moments.sensitivity

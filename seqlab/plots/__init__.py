@@ -19,7 +19,7 @@ from seqlab.plots.dynamics import (
     singular_limits,
     tanh_phase,
 )
-from seqlab.plots.explosion import clipping, error_wall, phase_diagram
+from seqlab.plots.explosion import clip_angles, clipping, error_wall, phase_diagram
 from seqlab.plots.gradients import (
     Curve,
     gradient_curves,
@@ -47,6 +47,7 @@ __all__ = [
     "accuracy_curves",
     "band",
     "beyond_trained_length",
+    "clip_angles",
     "clipping",
     "confusions",
     "error_wall",

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from seqlab.metrics import bootstrap
 from seqlab.plots.style import band, cycle, darker, legend, new_figure, pick
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Rows = Sequence[Mapping[str, Any]]
+Rows = Sequence[Mapping[str, Any]]  # where a docstring says "band": (middle, low, high), each [...]
 BAND = "median over nets and its 95 % bootstrap interval"
 
 
@@ -22,8 +21,8 @@ def truncation_bias(rows: Rows) -> Figure:
     """Angle, norm ratio and fall of the loss over k: a row of panels a data set, a line a cell.
 
     Args:
-      rows: with dataset, cell, moment, reaches [K], cosine, norm_ratio and fall_share [nets, K],
-        noise_cosine [nets].
+      rows: with dataset, cell, moment, reaches [K], angle_deg, norm_ratio and fall_share (bands
+        over K), minibatch_angle_deg (a band).
     """
     datasets = list(dict.fromkeys(row["dataset"] for row in rows))
     moments = list(dict.fromkeys(row["moment"] for row in rows))
@@ -34,25 +33,25 @@ def truncation_bias(rows: Rows) -> Figure:
         for colour, cell in zip(cycle(cells), cells, strict=False):
             for moment, (marker, dash) in zip(moments, (("o", ":"), ("s", "-")), strict=False):
                 (row,) = pick(rows, dataset=dataset, cell=cell, moment=moment)
-                values = (_degrees(row["cosine"]), row["norm_ratio"], row["fall_share"])
+                values = (row["angle_deg"], row["norm_ratio"], row["fall_share"])
                 for axes, each in zip((angle, ratio, fall), values, strict=True):
-                    line = bootstrap(np.asarray(each, float))
-                    band(axes, row["reaches"], *line, marker=marker, linestyle=dash, color=colour,
+                    band(axes, row["reaches"], *each, marker=marker, linestyle=dash, color=colour,
                          markersize=3.5, label=f"{cell}, {moment}")  # fmt: skip
                 if moment == moments[-1]:
-                    noise = np.median(_degrees(row["noise_cosine"]))
+                    noise = row["minibatch_angle_deg"][0]
                     angle.axhline(noise, color=colour, linestyle=(0, (1, 3)), linewidth=1.0)
         for axes in (angle, ratio, fall):
             _powers_of_two(axes, rows[0]["reaches"])
             axes.set(xlabel="k, steps that the gradient reaches back")
         for axes in (ratio, fall):
             axes.axhline(1.0, color="grey", linewidth=0.7)
-        angle.set(title=f"{dataset}: angle to the full gradient", ylabel="degrees", ylim=(-3, None))
-        ratio.set(title=f"{dataset}: norm of the truncated over the full", ylabel="ratio")
-        fall.set(title=f"{dataset}: best fall of the loss along it", ylabel="share of the full's")
+        angle.set(title=f"{dataset}: angle to the full one", ylabel="degrees", ylim=(-3, None))
+        ratio.set(title=f"{dataset}: norm over the full one's", ylabel="ratio")
+        fall.set(title=f"{dataset}: best fall of the loss", ylabel="share of the full one's")
     legend(panels[0], ncols=1, fontsize=6.5)
     figure.suptitle(
-        f"Recurrent layer's gradient, {BAND}; widely dotted: angle of a trained net's mini-batch"
+        f"Gradient cut after k steps, recurrent layer: {BAND}\n"
+        "thin dotted line: angle of the full gradient of a mini-batch, trained net"
     )
     return figure
 
@@ -62,7 +61,8 @@ def truncation_schemes(linear: Rows, schemes: Rows) -> Figure:
 
     Args:
       linear: rows with decay, scheme, reaches, norm_ratio and expected [K].
-      schemes: rows with dataset, cell, scheme, moment, reaches and cosine [nets, K]; may be empty.
+      schemes: rows with dataset, cell, scheme, moment, reaches and angle_deg (a band over K); may
+        be empty.
     """
     names = list(dict.fromkeys(row["scheme"] for row in linear))
     decays = list(dict.fromkeys(row["decay"] for row in linear))
@@ -88,9 +88,8 @@ def truncation_schemes(linear: Rows, schemes: Rows) -> Figure:
         for colour, cell in zip(cycle(cells), cells, strict=False):
             for kind, (marker, dash, words) in kinds.items():
                 row = pick(schemes, cell=cell, scheme=kind, moment=last)[0]
-                line = bootstrap(_degrees(row["cosine"]))
-                band(axes, row["reaches"], *line, marker=marker, linestyle=dash, color=colour,
-                     markersize=3.5, label=f"{cell}, {words}")  # fmt: skip
+                style = {"marker": marker, "linestyle": dash, "color": colour, "markersize": 3.5}
+                band(axes, row["reaches"], *row["angle_deg"], label=f"{cell}, {words}", **style)
         _powers_of_two(axes, schemes[0]["reaches"])
         axes.set(title=f"{schemes[0]['dataset']}, {last}: angle", xlabel="k, steps",
                  ylabel="degrees", ylim=(-3, None))  # fmt: skip
@@ -103,8 +102,9 @@ def truncated_training(training: Rows, trained: Rows) -> Figure:
     """Held-out loss after training with each k, and the losses on the way: a row a data set.
 
     Args:
-      training: rows with dataset, cell, step, reaches [K] and loss [K, nets].
-      trained: the same after the last step, on held-out sequences.
+      training: rows with dataset, cell, step, reaches [K] and loss (a band over K).
+      trained: the same after the last step, on held-out sequences; with baseline where there is
+        one.
     """
     datasets = list(dict.fromkeys(row["dataset"] for row in trained))
     cells = list(dict.fromkeys(row["cell"] for row in trained))
@@ -116,23 +116,32 @@ def truncated_training(training: Rows, trained: Rows) -> Figure:
         after, *curves = panels[count * place : count * (place + 1)]
         for colour, cell in zip(cycle(cells), cells, strict=False):
             (row,) = pick(trained, dataset=dataset, cell=cell)
-            line = bootstrap(np.asarray(row["loss"], float).T)
-            band(after, row["reaches"], *line, marker="o", color=colour, label=cell, markersize=4)
+            band(
+                after,
+                row["reaches"],
+                *row["loss"],
+                marker="o",
+                color=colour,
+                label=cell,
+                markersize=4,
+            )
+        if "baseline" in row:
+            after.axhline(row["baseline"], color="black", linestyle="--", linewidth=1.0,
+                          label="without memory")  # fmt: skip
         _powers_of_two(after, trained[0]["reaches"])
-        after.set(title=f"{dataset}: held-out loss, trained", xlabel="k trained with, steps",
+        after.set(title=f"{dataset}: held-out loss", xlabel="k trained with, steps",
                   ylabel="loss")  # fmt: skip
         for axes, cell in zip(curves, cells, strict=True):
             lines = pick(training, dataset=dataset, cell=cell)
             steps = [row["step"] for row in lines]
-            losses = np.array([row["loss"] for row in lines], float)  # [steps, K, nets]
+            losses = np.array([row["loss"] for row in lines])  # [steps, 3, K]
             reaches = lines[0]["reaches"]
             for i, (colour, reach) in enumerate(zip(cycle(reaches), reaches, strict=False)):
-                line = bootstrap(np.moveaxis(losses[:, i], -1, 0))
-                band(axes, steps, *line, color=colour, label=f"k = {reach}")
+                band(axes, steps, *losses[..., i].T, color=colour, label=f"k = {reach}")
             axes.set(title=f"{dataset}, {cell}", xlabel="training step", ylabel="training loss")
         legend(curves[0])
-    legend(panels[0])
-    figure.suptitle(f"Training with the gradient cut after k steps: {BAND}")
+        legend(after, fontsize=6.5)
+    figure.suptitle(f"Trained with the gradient cut after k steps:\n{BAND}")
     return figure
 
 
@@ -148,7 +157,7 @@ def linear_sensitivity(rows: Rows) -> Figure:
     figure, panels = new_figure(3, width=11.0, height=3.6)
     parts = (
         ("white inputs, by parametrisation", [(each, correlations[0]) for each in remedies]),
-        (f"correlated inputs, {remedies[0]}", [(remedies[0], each) for each in correlations]),
+        ("correlated inputs, no remedy", [(remedies[0], each) for each in correlations]),
         (f"correlated inputs, {cured}", [(cured, each) for each in correlations]),
     )
     for axes, (title, lines) in zip(panels, parts, strict=True):
@@ -169,9 +178,9 @@ def sensitivity_over_time(times: Rows, nets: Rows) -> Figure:
     """Linear nets on white noise over time, with theory; then all parameters of several cells.
 
     Args:
-      times: rows with decay, state and sensitivity [nets, T], expected_state and expected [T],
+      times: rows with decay, state and sensitivity (bands over T), expected_state and expected [T],
         log_state_gradient [T].
-      nets: rows with net and log_sensitivity [nets, T].
+      nets: rows with net and log_sensitivity (a band over T).
     """
     count = len(times) + 1
     figure, panels = new_figure(count, width=3.7 * count, height=3.6)
@@ -182,9 +191,10 @@ def sensitivity_over_time(times: Rows, nets: Rows) -> Figure:
             ("state", row["state"], row["expected_state"], r"$|h_t|$"),
         )
         for colour, (_, values, expected, words) in zip(cycle(parts), parts, strict=False):
-            line = (np.sqrt(each) for each in bootstrap(np.asarray(values, float), np.mean))
-            band(axes, steps, *line, color=colour, label=f"{words}, root mean square")
-            axes.plot(steps, np.sqrt(expected), "--", color=darker(colour), linewidth=1.1)
+            band(
+                axes, steps, *(_root(each) for each in values), color=colour, label=f"{words}, rms"
+            )
+            axes.plot(steps, _root(expected), "--", color=darker(colour), linewidth=1.1)
         fading = np.exp(np.asarray(row["log_state_gradient"])[::-1])
         axes.plot(steps, fading, color=cycle(range(3))[2], label=r"$\|dh_T/dh_{T-t}\|$, rms")
         axes.plot([], [], "k--", linewidth=1.1, label="closed form")
@@ -195,11 +205,8 @@ def sensitivity_over_time(times: Rows, nets: Rows) -> Figure:
         legend(axes, loc="upper left", fontsize=6.5, ncols=2)
     axes = panels[-1]
     for colour, row in zip(cycle(nets), nets, strict=False):
-        values = np.asarray(row["log_sensitivity"], float)
-        steps = np.arange(1, values.shape[1] + 1)
-        # A state of zero moves with nothing that it is multiplied by; the log of that is -inf.
-        line = (np.exp(each) for each in bootstrap(np.where(np.isfinite(values), values, -80.0)))
-        band(axes, steps, *line, color=colour, label=row["net"])
+        steps = np.arange(1, len(row["log_sensitivity"][0]) + 1)
+        band(axes, steps, *map(np.exp, row["log_sensitivity"]), color=colour, label=row["net"])
     axes.set_yscale("log")
     axes.set(title=r"$\|dh_t/d\theta\|_F$, all parameters", xlabel="t, steps")
     legend(axes, loc="lower right", fontsize=6.5)
@@ -211,19 +218,18 @@ def sensitivity_by_memory(nets: Rows, linear: Rows) -> Figure:
     """State gradient, state and relative sensitivity of nets whose memory one knob sets.
 
     Args:
-      nets: rows with net, knobs [K], state, sensitivity and nats_per_step [K, nets].
+      nets: rows with net, knobs [K], state, ratio and nats_per_step (bands over K).
       linear: rows of `linear_sensitivity`, with state; drawn dashed as a scale.
     """
     figure, (rate, size, relative) = new_figure(3, width=11.0, height=3.6)
     for colour, row in zip(cycle(nets), nets, strict=False):
-        slope = np.asarray(row["nats_per_step"], float)
-        state, moved = (np.asarray(row[key], float) for key in ("state", "sensitivity"))
+        slope = row["nats_per_step"]
         style = {"marker": "o", "markersize": 4, "color": colour, "label": row["net"]}
-        band(rate, row["knobs"], *bootstrap(slope.T), **style)
-        fades = np.median(slope, axis=1) < 0  # else there is no memory in steps to draw it at
-        memory = 1.0 / -np.expm1(np.median(slope, axis=1)[fades])
-        for axes, values in ((size, state), (relative, moved / state)):
-            band(axes, memory, *bootstrap(values[fades].T), **style)
+        band(rate, row["knobs"], *slope, **style)
+        fades = slope[0] < 0  # else there is no memory in steps to draw it at
+        memory = 1.0 / -np.expm1(slope[0][fades])
+        for axes, values in ((size, row["state"]), (relative, row["ratio"])):
+            band(axes, memory, *(each[fades] for each in values), **style)
     rate.axhline(0.0, color="grey", linewidth=0.7)
     remedies = list(dict.fromkeys(row["remedy"] for row in linear))
     for dash, remedy in zip(("--", ":"), (remedies[0], remedies[-2]), strict=True):
@@ -243,13 +249,16 @@ def sensitivity_by_memory(nets: Rows, linear: Rows) -> Figure:
     size.set(title=r"state, $E h^2$", ylabel="mean square")
     relative.set(title=r"sensitivity, $E(dh/d\theta)^2 / E h^2$", ylabel="ratio")
     legend(rate)
+    relative.set_ylim(top=60 * relative.get_ylim()[1])
     legend(relative, loc="upper left", fontsize=6.5)
     figure.suptitle(f"How far h moves with what sets its memory: {BAND}")
     return figure
 
 
-def _degrees(cosine: Any) -> np.ndarray:
-    return np.degrees(np.arccos(np.clip(np.asarray(cosine, float), -1.0, 1.0)))
+def _root(squares: Any) -> np.ndarray:
+    """Square roots; a gap where there is nothing, which has no place on a log axis."""
+    squares = np.asarray(squares, float)
+    return np.sqrt(np.where(squares > 0, squares, np.nan))
 
 
 def _powers_of_two(axes: Axes, reaches: Sequence[int]) -> None:
