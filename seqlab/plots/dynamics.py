@@ -118,14 +118,15 @@ def singular_limits(singular: Rows) -> Figure:
       singular: rows with cell, lags [L], nats_per_step [L, S], exponents [S], mean_error and
         largest_error [nets, L].
     """
-    import matplotlib as mpl
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LogNorm
 
     count = len(singular)
     figure, axes = new_figure(count, rows=2, width=2.9 * count + 1.2, height=6.0)
     upper, lower = axes[:count], axes[count:]
     lags = singular[0]["lags"]
-    norm = mpl.colors.LogNorm(lags[0], lags[-1] * 1.0001)
-    scale = mpl.cm.ScalarMappable(norm, "viridis_r")
+    norm = LogNorm(lags[0], lags[-1] * 1.0001)
+    scale = ScalarMappable(norm, "viridis_r")
     for top, bottom, row in zip(upper, lower, singular, strict=True):
         values, exponents = _finite(row["nats_per_step"]), _finite(row["exponents"])
         index = (np.arange(len(exponents)) + 0.5) / len(exponents)
