@@ -437,7 +437,7 @@ def tanh_phase(config: Config, log: RunLog) -> list[dict]:
         for k, std in enumerate(config.input_stds):
             found = rates[:, i, k]
             where = [crossing(config.gains, each) for each in found]
-            expected = theory.critical_gain_tanh(std**2, bias_std**2)
+            expected = theory.critical_gain(std**2, bias_std**2)
             log.write(step=0, study="tanh phase", bias_std=bias_std, input_std=std,
                       gains=config.gains, nats_per_step=found.T, critical_gains=where,
                       mean_field_gain=expected)  # fmt: skip

@@ -40,6 +40,13 @@ FIGURES = {
         "mean_field.png",
     },
     "experiments.exploding_gradients": {"phase_diagram.png", "clipping.png", "error_wall.png"},
+    "experiments.sequential_images": {
+        "accuracy.png",
+        "published.png",
+        "gradient_over_time.png",
+        "pixel_gradients.png",
+        "confusions.png",
+    },
     "experiments.benchmarks.recurrence": {"recurrence.png"},
 }
 
