@@ -60,6 +60,8 @@ WIDE = 1000  # units from which those are expected
 ORTHOGONAL_SIZE, ORTHOGONAL_STEPS = 128, 200
 ORTHOGONAL = {0.1: -0.066, 1.0: -0.467}  # input std: nats per step of orthogonal nets of gain 1
 NEWMAN_SIZE = 32
+FLOOR = -6.0  # nats per step; lower exponents, of what is forgotten at once, are drawn there
+ERRORS = {"largest exponent": "largest_error", "mean over all": "mean_error"}
 LONG = 200  # steps from which finite-time figures are near their limits
 CLOSED_SIZE, CLOSED_STEPS = 16, 20_000  # units; steps after which the linear map is sharp
 
@@ -395,7 +397,9 @@ def mean_field(config: Config, log: RunLog) -> list[dict]:
             [(gain, 0.0, 0.0) for gain in gains], config, size=size, stream=1 + size,
             num_steps=config.field_steps, transient=2 * config.transient,
         )  # fmt: skip
-        log.write(step=0, study="tanh", size=size, gains=gains, nats_per_step=rates)
+        log.write(step=0, study="tanh", size=size, gains=gains, nats_per_step=rates,
+                  mean_field=[theory.mean_field_tanh(gain).log_slope for gain in gains]
+                  )  # fmt: skip
         if size < max(config.field_sizes):
             continue
         for gain, (expected, tolerance) in PUBLISHED.items():
@@ -719,23 +723,85 @@ def plot(directory: Path) -> None:
     def rows(**fields: Any) -> list[Mapping[str, Any]]:
         return plots.pick(metrics, **fields)
 
-    plots.save(plots.lyapunov_spectra(rows(study="spectrum")), figures / "lyapunov_spectra.png")
+    spectra = [
+        {key: row[key] for key in ("cell", "drive", "stage")} | over_nets(row["nats_per_step"])
+        for row in rows(study="spectrum")
+    ]
+    plots.save(plots.lyapunov_spectra(spectra, floor=FLOOR), figures / "lyapunov_spectra.png")
+    plots.save(plots.exponents_over_training(*through_training(rows)),
+               figures / "exponents_over_training.png")  # fmt: skip
+    singular = [
+        dict(row) | {"errors": {name: bootstrap(row[key]) for name, key in ERRORS.items()}}
+        for row in rows(study="singular")
+    ]
+    plots.save(plots.singular_limits(singular), figures / "singular_spectra.png")
+
+    phase = rows(study="tanh phase")
+    path = [[np.median(row[key]) for key in ("recurrent_gain", "outside_std")]
+            for row in rows(study="probe") if "recurrent_gain" in row]  # fmt: skip
     plots.save(
-        plots.exponents_over_training(
-            rows(study="largest"), rows(study="probe"), rows(study="training")
-        ),
-        figures / "exponents_over_training.png",
-    )
-    plots.save(plots.singular_limits(rows(study="singular")), figures / "singular_spectra.png")
-    plots.save(
-        plots.tanh_phase(rows(study="tanh phase"), rows(study="probe", cell="rnn")),
+        plots.tanh_phase(phase, critical_lines(phase), np.array(path)),
         figures / "tanh_phase.png",
     )
     plots.save(plots.gated_phase(rows(study="gated phase")), figures / "gated_phase.png")
-    plots.save(
-        plots.mean_field_curve(rows(study="tanh"), rows(study="mean field")[0]),
-        figures / "mean_field.png",
-    )
+
+    field = rows(study="mean field")[0]
+    line = (np.array(field["gains"]), np.array(field["nats_per_step"]))
+    measured, differences = {}, {}
+    for row in rows(study="tanh"):
+        values, gains = np.array(row["nats_per_step"]), row["gains"]
+        name = f"{row['size']} units, {len(values)} nets"
+        measured[name] = (gains, bootstrap(values, np.mean))
+        differences[name] = (gains, bootstrap(values - np.array(row["mean_field"]), np.mean))
+    plots.save(plots.mean_field_curve(measured, differences, line), figures / "mean_field.png")
+
+
+def over_nets(rows: Any) -> dict[str, Any]:
+    """Spectra [nets, inputs, S] for a figure: interval over nets, and the range of all."""
+    values = np.array(rows, float)
+    values = np.maximum(np.where(np.isfinite(values), values, FLOOR), FLOOR)
+    values = -np.sort(-values, axis=-1)
+    flat = values.reshape(-1, values.shape[-1])
+    return {"nets": bootstrap(np.median(values, axis=1)), "low": flat.min(axis=0),
+            "high": flat.max(axis=0)}  # fmt: skip
+
+
+def through_training(rows: Any) -> tuple[dict, dict, dict, dict]:
+    """What `plots.exponents_over_training` draws, from the lines of a run."""
+    exponents: dict[str, dict] = {}
+    losses, training, slopes = {}, {}, {}
+    cells = dict.fromkeys(row["cell"] for row in rows(study="probe"))
+    for drive in dict.fromkeys(row["drive"] for row in rows(study="largest")):
+        exponents[drive] = {}
+        for cell in cells:
+            found = rows(study="largest", cell=cell, drive=drive)
+            values = np.array([np.mean(row["nats_per_step"], axis=1) for row in found])
+            exponents[drive][cell] = ([row["step"] for row in found], bootstrap(values.T))
+            if drive == "text":
+                lags = [row["gradient_slope"] for row in rows(study="probe", cell=cell)]
+                slopes[cell] = (values.ravel(), np.ravel(lags))
+    for cell in cells:
+        found = rows(study="probe", cell=cell)
+        values = np.array([row["test_loss"] for row in found])
+        losses[cell] = ([row["step"] for row in found], bootstrap(values.T))
+        found = rows(study="training", cell=cell)
+        values = np.median([row["loss"] for row in found], axis=1)
+        training[cell] = ([row["step"] for row in found], values)
+    return exponents, losses, training, slopes
+
+
+def critical_lines(phase: Sequence[Mapping[str, Any]]) -> dict[str, tuple[np.ndarray, Any]]:
+    """Measured critical gains of each bias strength, where all nets have one."""
+    lines = {}
+    for bias_std in dict.fromkeys(row["bias_std"] for row in phase):
+        found = plots.pick(phase, bias_std=bias_std)
+        gains = np.array([row["critical_gains"] for row in found], float)
+        has_all = np.isfinite(gains).all(axis=1)
+        outside = np.hypot([row["input_std"] for row in found], bias_std)
+        if has_all.any():
+            name = f"measured, bias std {bias_std:g}"
+            lines[name] = (outside[has_all], bootstrap(gains[has_all].T))
+    return lines
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from seqlab.ensemble import map_nets
 from seqlab.errors import InputError
 from seqlab.gradflow.jacobians import step_jacobians
 from seqlab.gradflow.lyapunov import kaplan_yorke_dimension
-from seqlab.gradflow.theory import critical_gain_tanh, log_growth_at_rest, mean_field_tanh
+from seqlab.gradflow.theory import critical_gain, log_growth_at_rest, mean_field_tanh
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_nets_with_biases_have_the_exponent_of_mean_field(point):
 
 @pytest.mark.parametrize("variances", [(0.0, 0.0), (1e-4, 0.0), (0.0, 0.09), (1.0, 1.25)], ids=str)
 def test_critical_gain_is_where_chi_is_one(variances):
-    gain = critical_gain_tanh(*variances)
+    gain = critical_gain(*variances)
     np.testing.assert_allclose(mean_field_tanh(gain, *variances).chi, 1.0, atol=1e-9)
     assert mean_field_tanh(0.99 * gain, *variances).chi < 1 < mean_field_tanh(
         1.01 * gain, *variances
