@@ -436,6 +436,10 @@ def tanh_phase(config: Config, log: RunLog) -> list[dict]:
         points, config, size=config.phase_size, num_steps=config.num_steps,
         transient=config.transient, stream=1,
     ).reshape(config.num_seeds, *shape)  # fmt: skip
+    farthest = float(np.hypot(config.input_stds[-1], config.bias_stds[-1]))
+    fine = np.linspace(0.0, farthest + 0.1, 61)
+    log.write(step=0, study="critical line", outside_std=fine,
+              gain=[theory.critical_gain(std**2) for std in fine])  # fmt: skip
     rows = []
     for i, bias_std in enumerate(config.bias_stds):
         for k, std in enumerate(config.input_stds):
@@ -443,8 +447,8 @@ def tanh_phase(config: Config, log: RunLog) -> list[dict]:
             where = [crossing(config.gains, each) for each in found]
             expected = theory.critical_gain(std**2, bias_std**2)
             log.write(step=0, study="tanh phase", bias_std=bias_std, input_std=std,
-                      gains=config.gains, nats_per_step=found.T, critical_gains=where,
-                      mean_field_gain=expected)  # fmt: skip
+                      gains=config.gains, nats_per_step=found.T, critical_gains=where
+                      )  # fmt: skip
             middle = float(np.median(where))
             rows.append({
                 "bias std": bias_std, "input std": std,
@@ -495,12 +499,13 @@ def gated_phase(name: str, config: Config, log: RunLog) -> list[dict]:
     shared = map_nets(one, config.num_seeds, num_devices=config.num_devices)
     rates = np.asarray(shared(keys, noise, states))  # [nets, stds, biases, gains]
     biases, gains = np.array(config.gated_biases), np.array(config.gated_gains)
-    keep = 1.0 / (1.0 + np.exp(-biases))
-    write = (1.0 - keep) / 2 if name == "gru" else np.full_like(keep, 0.25)
+    keep, write = keep_and_write(name, biases)
+    fine = np.linspace(biases[0], biases[-1], 101)
+    fine_keep, fine_write = keep_and_write(name, fine)
     for k, std in enumerate(config.gated_stds):
         log.write(step=0, study="gated phase", cell=name, input_std=std, gains=gains, biases=biases,
-                  nats_per_step=np.moveaxis(rates[:, k], 0, -1), at_rest_gain=(1 - keep) / write,
-                  )  # fmt: skip
+                  nats_per_step=np.moveaxis(rates[:, k], 0, -1), rest_biases=fine,
+                  rest_gains=(1.0 - fine_keep) / fine_write)  # fmt: skip
     if config.gated_stds[0] > 0:
         return []
     expected = theory.log_growth_at_rest(keep[:, None], write[:, None], gains)
@@ -513,6 +518,12 @@ def gated_phase(name: str, config: Config, log: RunLog) -> list[dict]:
         check(f"{name} at rest: largest |exponent - log(keep + write g)|", error, 0.0, 0.02,
               too_small=small)
     ]  # fmt: skip
+
+
+def keep_and_write(name: str, biases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What `theory.log_growth_at_rest` asks for, by bias of the gate that keeps."""
+    keep = 1.0 / (1.0 + np.exp(-biases))
+    return keep, (1.0 - keep) / 2 if name == "gru" else np.full_like(keep, 0.25)
 
 
 def trained(
@@ -573,7 +584,7 @@ def trained(
 
     def measure(step, params):
         found = look(params, probed, noise_keys)
-        exponents = {drive: np.asarray(rows) for drive, rows in found["exponents"].items()}
+        exponents = {drive: np.asarray(found["exponents"][drive]) for drive in config.drives}
         slopes = np.asarray(found["gradient_slope"])
         stage = stages.get(step)
         log.write(step=step, study="probe", cell=name, test_loss=found["loss"],
@@ -736,11 +747,13 @@ def plot(directory: Path) -> None:
     ]
     plots.save(plots.singular_limits(singular), figures / "singular_spectra.png")
 
-    phase = rows(study="tanh phase")
+    phase, line = rows(study="tanh phase"), rows(study="critical line")[0]
     path = [[np.median(row[key]) for key in ("recurrent_gain", "outside_std")]
             for row in rows(study="probe") if "recurrent_gain" in row]  # fmt: skip
     plots.save(
-        plots.tanh_phase(phase, critical_lines(phase), np.array(path)),
+        plots.tanh_phase(
+            phase, critical_lines(phase), (line["outside_std"], line["gain"]), np.array(path)
+        ),
         figures / "tanh_phase.png",
     )
     plots.save(plots.gated_phase(rows(study="gated phase")), figures / "gated_phase.png")

@@ -53,7 +53,7 @@ def lyapunov_spectra(spectra: Rows, *, floor: float) -> Figure:
     _legend_below(figure, axes)
     cut = f"; what is below {floor:g} is drawn at {floor:g}" if lowest <= floor else ""
     figure.suptitle(
-        "Lyapunov spectra: median over nets with 95 % bootstrap; pale: all nets and inputs" + cut
+        "Lyapunov spectra\nmedian over nets with 95 % bootstrap; pale: all nets and inputs" + cut
     )
     return figure
 
@@ -83,17 +83,17 @@ def exponents_over_training(
     for colour, (steps, values) in zip(cycle(training), training.values(), strict=False):
         loss.plot(steps, values, color=colour, linewidth=0.5, alpha=0.6)
     _lines(loss, losses)
-    loss.set(title="loss: held out (dots), training (thin)", xlabel="training step",
+    loss.set(title="loss, held out; thin: training", xlabel="training step",
              ylabel="nats per character")  # fmt: skip
     for colour, (cell, (x, y)) in zip(cycle(slopes), slopes.items(), strict=False):
         scatter.plot(x, y, "o", color=colour, markersize=3, alpha=0.6, label=cell)
     x = np.concatenate([x for x, _ in slopes.values()])
     ends = [np.min(x), np.max(x)]
     scatter.plot(ends, ends, "--", color="black", linewidth=1.1, label="theory: equal")
-    scatter.set(title="gradient of the loss, all nets and steps", xlabel="largest exponent on text",
+    scatter.set(title="gradient, all nets and steps", xlabel="largest exponent on text",
                 ylabel="slope of log ||dL/dh||, nats per step")  # fmt: skip
     _legend_below(figure, axes)
-    figure.suptitle("largest Lyapunov exponent over training: median over nets, 95 % bootstrap")
+    figure.suptitle("largest Lyapunov exponent over training: median over nets with 95 % bootstrap")
     return figure
 
 
@@ -136,18 +136,19 @@ def singular_limits(singular: Rows) -> Figure:
     lower[0].set_ylabel("distance to the exponent, nats per step")
     figure.colorbar(scale, ax=list(upper), label="lag (steps)")
     figure.suptitle(
-        "singular values of Jacobian products along text, after training: mean over nets; below: "
-        "median and 95 % bootstrap over nets"
+        "singular values of Jacobian products along text, after training\n"
+        "above: mean over nets; below: median and 95 % bootstrap over nets"
     )
     return figure
 
 
-def tanh_phase(phase: Rows, critical: Lines, path: np.ndarray) -> Figure:
+def tanh_phase(phase: Rows, critical: Lines, line: tuple[Any, Any], path: np.ndarray) -> Figure:
     """Largest exponent over gain and input strength, a panel a bias strength; the critical line.
 
     Args:
-      phase: rows with bias_std, input_std, gains [G], nats_per_step [G, nets], mean_field_gain.
+      phase: rows with bias_std, input_std, gains [G] and nats_per_step [G, nets].
       critical: name -> (std of input and bias together [X], interval of the critical gain [X]).
+      line: the same of the theory, std and critical gain.
       path: gain and that std of nets as they are trained, [steps, 2]; may be empty.
     """
     biases = list(dict.fromkeys(row["bias_std"] for row in phase))
@@ -161,11 +162,12 @@ def tanh_phase(phase: Rows, critical: Lines, path: np.ndarray) -> Figure:
     image = None
     for axes, bias, values in zip(panels, biases, maps, strict=False):
         image = _map(axes, gains, stds, values, maps)
-        line = [row["mean_field_gain"] for row in pick(phase, bias_std=bias)]
-        axes.plot(line, stds, "--", color="black", linewidth=1.6, label="mean field")
+        fine = np.linspace(stds[0], stds[-1], 200)
+        axes.plot(np.interp(np.hypot(fine, bias), *line), fine, "--", color="black", linewidth=1.6,
+                  label="mean field")  # fmt: skip
         axes.set(
             title=f"bias std {bias:g}", xlabel="recurrent gain g", ylabel="input std",
-            xlim=(edges(gains)[[0, -1]]), ylim=(edges(stds)[[0, -1]]),
+            xlim=(edges(gains)[[0, -1]]), ylim=(stds[0], edges(stds)[-1]),
         )  # fmt: skip
         legend(axes, loc="lower right", handlelength=2.4)
     if image is not None:
@@ -176,9 +178,7 @@ def tanh_phase(phase: Rows, critical: Lines, path: np.ndarray) -> Figure:
     ):
         axes.errorbar(middle, outside, xerr=[middle - low, high - middle], color=colour,
                       marker=marker, markersize=4, linestyle="", capsize=2, label=name)  # fmt: skip
-    whole = np.array(sorted((np.hypot(row["input_std"], row["bias_std"]), row["mean_field_gain"])
-                            for row in phase))  # fmt: skip
-    axes.plot(whole[:, 1], whole[:, 0], "--", color="black", linewidth=1.2, label="mean field")
+    axes.plot(line[1], line[0], "--", color="black", linewidth=1.2, label="mean field")
     if len(path):
         axes.plot(*path.T, color="#56B4E9", linewidth=1.4, marker=".", markersize=5,
                   label="rnn in training on text")  # fmt: skip
@@ -194,8 +194,8 @@ def gated_phase(phase: Rows) -> Figure:
     """Largest exponent over gain and bias of the gate that keeps, a panel a cell and strength.
 
     Args:
-      phase: rows with cell, input_std, gains [G], biases [B], nats_per_step [B, G, nets] and
-        at_rest_gain [B].
+      phase: rows with cell, input_std, gains [G], biases [B], nats_per_step [B, G, nets], and
+        rest_gains and rest_biases of the line on which rest becomes unstable.
     """
     figure, panels = new_figure(len(phase), width=3.2 * len(phase) + 0.8, height=3.4)
     maps = [np.median(row["nats_per_step"], axis=-1) for row in phase]
@@ -206,9 +206,8 @@ def gated_phase(phase: Rows) -> Figure:
         image = _map(axes, gains, biases, values, maps)
         std = row["input_std"]
         if std == 0:
-            fine = np.linspace(biases[0], biases[-1], 200)
-            line = np.interp(fine, biases, row["at_rest_gain"])
-            axes.plot(line, fine, "--", color="black", linewidth=1.6, label="rest unstable, exact")
+            axes.plot(row["rest_gains"], row["rest_biases"], "--", color="black", linewidth=1.6,
+                      label="rest unstable, exact")  # fmt: skip
             legend(axes, loc="lower right", handlelength=2.4)
         axes.set(
             title=f"{row['cell']}, " + ("autonomous" if std == 0 else f"input std {std:g}"),
