@@ -44,10 +44,8 @@ def lyapunov_spectra(spectra: Rows, *, floor: float) -> Figure:
             each.set(title=f"{cell}, {_driven(drive)}", xlabel="index / number of exponents")
         first = axes[drives.index(drive) * len(cells)]
         first.set_ylabel("exponent, nats per step")
-    lowest, highest = (
-        float(pick_extreme([row[key] for row in spectra]))
-        for key, pick_extreme in (("low", np.min), ("high", np.max))
-    )
+    lowest = min(float(np.min(row["low"])) for row in spectra)
+    highest = max(float(np.max(row["high"])) for row in spectra)
     for each in axes:
         each.set_ylim(lowest - 0.1, max(0.0, highest) + 0.25)
     _legend_below(figure, axes)
