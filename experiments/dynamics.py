@@ -565,9 +565,7 @@ def trained(
         return map_nets(function, config.num_seeds, num_devices=config.num_devices)
 
     look = shared(lambda *net: probe(model, cell, config, *net))
-    jacobians = jax.jit(
-        lambda params, tokens: along_text(cell, config, params, tokens[0])
-    )  # by one net: all at once would fill the memory
+    jacobians = jax.jit(lambda params, tokens: along_text(cell, config, params, tokens))
     take_apart = shared(lambda *net: dissect(cell, config, *net))
     keys = jax.random.split(jax.random.key(config.seed), config.num_seeds)
     state = shared(start)(keys)
@@ -581,6 +579,19 @@ def trained(
     stages = {0: "before", config.num_updates // 2: "half way", config.num_updates: "after"}
     figures: dict[str, Any] = {drive: {} for drive in config.drives}
     checks = []
+
+    def sum_check(where, exponents, params):
+        log_dets = np.zeros(config.num_seeds)
+        for net in range(config.num_seeds):  # all at once would fill the memory
+            own, tokens = jax.tree.map(lambda leaf, net=net: leaf[net], (params, probed.xs))
+            log_dets[net] = np.linalg.slogdet(jacobians(own, tokens[0]))[1].mean()
+        sums = exponents[:, 0].sum(axis=-1)
+        singular = "" if np.isfinite(log_dets).all() else "a singular step: no sum"
+        worst = np.argmin(log_dets) if singular else np.argmax(np.abs(sums - log_dets))
+        return check(
+            f"{where}: sum of exponents = mean log|det J|", sums[worst], log_dets[worst],
+            1e-10 * abs(log_dets[worst]), too_small=singular,
+        )  # fmt: skip
 
     def measure(step, params):
         found = look(params, probed, noise_keys)
@@ -600,17 +611,7 @@ def trained(
         if stage is not None:
             figures.setdefault("gradient_slope_nats_per_step", {})[stage] = float(np.median(slopes))
             figures.setdefault("test_loss_nats", {})[stage] = float(np.median(found["loss"]))
-            log_dets = []
-            for net in range(config.num_seeds):
-                own = jax.tree.map(lambda leaf, net=net: leaf[net], (params, probed.xs))
-                log_dets.append(np.linalg.slogdet(np.asarray(jacobians(*own)))[1].mean())
-            sums = exponents["text"][:, 0].sum(axis=-1)
-            worst = np.argmax(np.abs(sums - log_dets) if np.isfinite(log_dets).all() else log_dets)
-            singular = "" if np.isfinite(log_dets).all() else "a singular step: no sum"
-            checks.append(
-                check(f"{name}, {stage}: sum of exponents = mean log|det J|", sums[worst],
-                      log_dets[worst], 1e-10 * abs(log_dets[worst]), too_small=singular)
-            )  # fmt: skip
+            checks.append(sum_check(f"{name}, {stage}", exponents["text"], params))
         bar.update()
         return exponents["text"], slopes
 
@@ -630,10 +631,12 @@ def trained(
     lags = spectrum_lags(config.num_steps)
     rates = np.asarray(take_apart(state.params, probed))
     exponents = -np.sort(-after[0][:, 0], axis=-1)  # on the same steps
+    errors = np.abs(rates - exponents[:, None])
+    is_kept = np.isfinite(rates).all(axis=(0, 1))  # what no step loses to rounding
     log.write(step=config.num_updates, study="singular", cell=name, lags=lags,
               nats_per_step=rates.mean(axis=0), exponents=exponents.mean(axis=0),
-              largest_error=np.abs(rates[..., 0] - exponents[:, None, 0]),
-              mean_error=np.abs(rates - exponents[:, None]).mean(axis=-1))  # fmt: skip
+              largest_error=errors[..., 0], mean_error=errors[..., is_kept].mean(axis=-1)
+              )  # fmt: skip
     short = "" if config.num_steps >= LONG else f"{config.num_steps} steps, needs {LONG}"
     for stage, (largest, slopes) in (("before", before), ("after", after)):
         gap = np.median(slopes - largest.max(axis=-1).mean(axis=-1))
@@ -749,7 +752,7 @@ def plot(directory: Path) -> None:
         dict(row) | {"errors": {name: bootstrap(row[key]) for name, key in ERRORS.items()}}
         for row in rows(study="singular")
     ]
-    plots.save(plots.singular_limits(singular), figures / "singular_spectra.png")
+    plots.save(plots.singular_limits(singular, floor=FLOOR), figures / "singular_spectra.png")
 
     phase, line = rows(study="tanh phase"), rows(study="critical line")[0]
     path = [[np.median(row[key]) for key in ("recurrent_gain", "outside_std")]

@@ -95,12 +95,13 @@ def exponents_over_training(
     return figure
 
 
-def singular_limits(singular: Rows) -> Figure:
+def singular_limits(singular: Rows, *, floor: float) -> Figure:
     """Logs of singular values of long products, over lag, and how they reach the exponents.
 
     Args:
       singular: rows with cell, lags [L], nats_per_step [L, S], exponents [S], and errors: name ->
         interval of [L] over nets.
+      floor: nats per step below which nothing is shown.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LogNorm
@@ -123,16 +124,22 @@ def singular_limits(singular: Rows) -> Figure:
         ):
             band(bottom, row["lags"], *interval, color=colour, label=name, marker="o", markersize=3)
         start = max(float(interval.middle[0]) for interval in row["errors"].values())
-        bottom.plot(row["lags"], start / np.asarray(row["lags"], float), "--", color="black",
-                    linewidth=1.1, label="1 / lag")  # fmt: skip
+        bottom.plot(row["lags"], start * row["lags"][0] / np.asarray(row["lags"], float), "--",
+                    color="black", linewidth=1.1, label="1 / lag")  # fmt: skip
         bottom.set_xscale("log")
         bottom.set_yscale("log")
+        bottom.set_xticks(lags[::2], [str(lag) for lag in lags[::2]])
+        bottom.set_xticks([], minor=True)
         bottom.set(xlabel="lag (steps)")
+        lowest = np.nanmin(np.where(np.isfinite(row["nats_per_step"]), row["nats_per_step"], 0.0))
+        top.set_ylim(bottom=max(min(lowest, exponents.min()), floor) - 0.1)
     legend(upper[0], loc="lower left")
     legend(lower[0], loc="lower left")
     upper[0].set_ylabel(r"$\log\sigma_i$ / lag, nats per step")
     lower[0].set_ylabel("distance to the exponent, nats per step")
-    figure.colorbar(scale, ax=list(upper), label="lag (steps)")
+    bar = figure.colorbar(scale, ax=list(upper), label="lag (steps)")
+    bar.set_ticks(lags, labels=[str(lag) for lag in lags])
+    bar.set_ticks([], minor=True)
     figure.suptitle(
         "singular values of Jacobian products along text, after training\n"
         "above: mean over nets; below: median and 95 % bootstrap over nets"
