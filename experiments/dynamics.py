@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from scipy import special
 
 from seqlab import plots
 from seqlab.cells.affine import init_matrix, scale_recurrent, spread
@@ -60,7 +61,10 @@ WIDE = 1000  # units from which those are expected
 ORTHOGONAL_SIZE, ORTHOGONAL_STEPS = 128, 200
 ORTHOGONAL = {0.1: -0.066, 1.0: -0.467}  # input std: nats per step of orthogonal nets of gain 1
 NEWMAN_SIZE = 32
+FLOOR = -6.0  # nats per step; lower exponents, of what is forgotten at once, are drawn there
+ERRORS = {"largest exponent": "largest_error", "mean over all": "mean_error"}
 LONG = 200  # steps from which finite-time figures are near their limits
+FORGET_BIAS = 2.0  # of the LSTM whose forget gate is held
 CLOSED_SIZE, CLOSED_STEPS = 16, 20_000  # units; steps after which the linear map is sharp
 
 
@@ -140,6 +144,8 @@ class Config:
             check_at_least(len(values), 1, f"number of {field}")
             if len(set(values)) != len(values):
                 raise InputError(f"{field} names one twice: {' '.join(values)}")
+        if "text" not in self.drives:
+            raise InputError("drives must include text, on which the nets are trained")
         for field in ("gains", "input_stds", "bias_stds", "gated_gains", "gated_biases",
                       "gated_stds", "field_gains", "field_sizes"):  # fmt: skip
             values = getattr(self, field)
@@ -170,7 +176,7 @@ class Config:
     def quick(cls):
         """Seconds, to see that everything runs; nearly all of them are spent compiling."""
         return cls(
-            cells=("gru",), hidden_size=8, embed_size=8, num_updates=8, num_probes=3, seq_len=16,
+            cells=("rnn",), hidden_size=8, embed_size=8, num_updates=8, num_probes=3, seq_len=16,
             batch_size=4, num_seeds=2, num_inputs=1, num_steps=40, transient=20,
             gains=(0.5, 1.0, 1.5, 2.0), input_stds=(0.0, 0.5, 1.0), bias_stds=(0.0, 0.5),
             phase_size=16, gated=("lstm",), gated_gains=(0.0, 2.0, 4.0), gated_biases=(0.0, 2.0),
@@ -224,45 +230,47 @@ def check(name: str, found: float, expected: float, tolerance: float, *, too_sma
 
 def closed_forms(config: Config) -> list[dict]:
     """A linear map, an LSTM whose forget gate is its bias, and Newman's random products."""
-    steps = config.long_steps
-    keys = jax.random.split(jax.random.key(config.seed), 4)
+    steps, size = config.long_steps, CLOSED_SIZE
+    rng = np.random.default_rng([config.seed, 0])
+    matrices = np.stack([
+        draw_matrix(rng, size, "gaussian"), 0.9 * draw_matrix(rng, size, "orthogonal")
+    ])  # fmt: skip
+    moduli = np.log(np.abs(np.linalg.eigvals(matrices[0])))
+    zeros = {"W_x": np.zeros((1, size)), "W_h": np.zeros((size, size)), "b": np.zeros(size)}
+    held_gate = dict.fromkeys("igo", zeros) | {"f": zeros | {"b": np.full(size, FORGET_BIAS)}}
+
+    def all_exponents(cell, params, steps, **options):
+        return lyapunov_exponents(
+            cell, params, jnp.zeros((steps, 1)), transient=10, qr_every=1, **options
+        ).exponents
+
+    @jax.jit
+    def linear(matrix):
+        return all_exponents(RNN(size, "identity"), zeros | {"W_h": matrix}, steps)
+
+    @jax.jit
+    def held(params):
+        return all_exponents(LSTM(size), params, 50, num_exponents=size)
+
     with jax.enable_x64(True):
-        linear = RNN(CLOSED_SIZE, "identity")
-        silence = jnp.zeros((steps, 1))
-        square = (CLOSED_SIZE, CLOSED_SIZE)
-        matrices = jnp.stack([
-            init_matrix(keys[0], square, "gaussian"),
-            init_matrix(keys[1], square, "orthogonal", 0.9),
-        ])  # fmt: skip
-
-        @jax.jit
-        def of_matrix(matrix):
-            params = linear.init(keys[2], 1) | {"W_h": matrix}
-            return lyapunov_exponents(linear, params, silence, transient=10, qr_every=1).exponents
-
-        gaussian, orthogonal = np.asarray(jax.vmap(of_matrix)(matrices))
-        moduli = -np.sort(-np.log(np.abs(np.linalg.eigvals(np.asarray(matrices[0])))))
-
-        cell = LSTM(4, forget_bias=2.0)
-        params = scale_recurrent(cell.init(keys[2], 1), 0.0)
-        params["f"]["W_x"] = jnp.zeros_like(params["f"]["W_x"])
-        noise = jax.random.normal(keys[3], (50, 1))
-        held = lyapunov_exponents(cell, params, noise, num_exponents=4, qr_every=1, transient=10)
-
-        found = jax.jit(newman)(keys[3], jnp.arange(float(steps))[:, None])
+        gaussian, orthogonal = np.asarray(jax.vmap(linear)(matrices))
+        forgetting = np.asarray(held(held_gate))
+        numbers = np.arange(float(steps))[:, None]
+        found = np.asarray(jax.jit(newman)(jax.random.key(config.seed), numbers))
     n = NEWMAN_SIZE
     degrees = np.arange(n, 0, -1) / 2
-    exact = 0.5 * (np.log(2 / n) + jax.scipy.special.digamma(degrees))
+    exact = 0.5 * (np.log(2 / n) + special.digamma(degrees))
     # log R_kk is half the log of a chi squared, independent over k and steps.
-    errors = np.sqrt(0.25 * jax.scipy.special.polygamma(1, degrees) / steps)
+    errors = np.sqrt(0.25 * special.polygamma(1, degrees) / steps)
     short = "" if steps >= CLOSED_STEPS else f"{steps} steps, needs {CLOSED_STEPS}"
     return [
         check("linear map: largest |exponent - log|eigenvalue||",
-              np.max(np.abs(-np.sort(-gaussian) - moduli)), 0.0, 1e-3, too_small=short),
+              np.max(np.abs(np.sort(gaussian) - np.sort(moduli))), 0.0, 1e-3, too_small=short),
         check("0.9 x orthogonal map: largest |exponent - log 0.9|",
               np.max(np.abs(orthogonal - np.log(0.9))), 0.0, 1e-12),
-        check("LSTM with W_h = 0, f = sigmoid(2): largest |exponent - log f|",
-              np.max(np.abs(held.exponents - theory.log_forget_bias(2.0, np.ones(4)))), 0.0, 1e-12),
+        check("LSTM, f = sigmoid(2) alone: largest |exponent - log f|",
+              np.max(np.abs(forgetting - theory.log_forget_bias(FORGET_BIAS, np.array(1)))),
+              0.0, 1e-12),
         check("Newman, n = 32: exponent 1, 4 standard errors", found[0], exact[0], 4 * errors[0]),
         check("Newman, n = 32: exponent 32", found[-1], exact[-1], 4 * errors[-1]),
         check("Newman, n = 32: sum", np.sum(found), np.sum(exact),
@@ -288,15 +296,15 @@ class GaussianProduct:
         del params
         return jnp.zeros((*batch_shape, self.hidden_size))
 
-    def step(self, params, h, x):
+    def step(self, params, carry, x):
         """One step."""
         size = self.hidden_size
         key = jax.random.fold_in(params["key"], x[0].astype(jnp.uint32))
-        return h @ jax.random.normal(key, (size, size)) / size**0.5
+        return carry @ jax.random.normal(key, (size, size)) / size**0.5
 
-    def output(self, h):
+    def output(self, carry):
         """H itself."""
-        return h
+        return carry
 
 
 def newman(key, numbers):
@@ -325,14 +333,14 @@ class WideTanh:
         """Zeros."""
         return jnp.zeros((*batch_shape, self.hidden_size), params["W_h"].dtype)
 
-    def step(self, params, h, x):
+    def step(self, params, carry, x):
         """One step."""
-        recurrent = params["gain"] * (h @ params["W_h"])
-        return jnp.tanh(recurrent + params["input_std"] * x + spread(params["b"], h))
+        recurrent = params["gain"] * (carry @ params["W_h"])
+        return jnp.tanh(recurrent + params["input_std"] * x + spread(params["b"], carry))
 
-    def output(self, h):
+    def output(self, carry):
         """H itself."""
-        return h
+        return carry
 
 
 def tanh_exponents(
@@ -341,26 +349,48 @@ def tanh_exponents(
 ) -> np.ndarray:  # fmt: skip
     """Largest exponents [nets, P] of random tanh nets at points (gain, input std, bias std)."""
     cell = WideTanh(size)
+    draws = [
+        draw_tanh_net(np.random.default_rng([config.seed, stream, net]), size, kind,
+                      transient + num_steps)
+        for net in range(config.num_seeds)
+    ]  # fmt: skip
+    nets = jax.tree.map(lambda *leaves: np.stack(leaves).astype(np.float32), *draws)
+    everywhere = np.broadcast_to(np.asarray(points, np.float32), (config.num_seeds, len(points), 3))
 
-    def one(key):
-        key_weights, key_bias, key_noise, key_state = jax.random.split(key, 4)
-        matrix = init_matrix(key_weights, (size, size), kind)
-        bias = jax.random.normal(key_bias, (size,))
-        noise = jax.random.normal(key_noise, (transient + num_steps, size))
-        first = jax.random.uniform(key_state, (size,), minval=-1.0, maxval=1.0)
-
+    def one(net, points):
         def at(point):
             gain, std, bias_std = point
-            params = {"W_h": matrix, "gain": gain, "input_std": std, "b": bias_std * bias}
+            params = {
+                "W_h": net["W_h"], "gain": gain, "input_std": std, "b": bias_std * net["b"]
+            }  # fmt: skip
             return lyapunov_exponents(
-                cell, params, noise, carry=first, num_exponents=1, transient=transient,
-                qr_every=SCALAR_QR_EVERY,
+                cell, params, net["noise"], carry=net["first"], num_exponents=1,
+                transient=transient, qr_every=SCALAR_QR_EVERY,
             ).exponents[0]  # fmt: skip
 
-        return jax.vmap(at)(jnp.asarray(points, noise.dtype))
+        return jax.vmap(at)(points)
 
-    keys = jax.random.split(jax.random.key(config.seed + 7919 * stream), config.num_seeds)
-    return np.asarray(map_nets(one, config.num_seeds, num_devices=config.num_devices)(keys))
+    shared = map_nets(one, config.num_seeds, num_devices=config.num_devices)
+    return np.asarray(shared(nets, everywhere))
+
+
+def draw_tanh_net(rng: np.random.Generator, size: int, kind: str, num_steps: int) -> dict:
+    """W_h of gain 1, biases and white inputs of variance 1, and a first state."""
+    return {
+        "W_h": draw_matrix(rng, size, kind),
+        "b": rng.normal(size=size),
+        "noise": rng.normal(size=(num_steps, size)),
+        "first": rng.uniform(-1.0, 1.0, size),
+    }
+
+
+def draw_matrix(rng: np.random.Generator, size: int, kind: str) -> np.ndarray:
+    """Recurrent weights of gain 1, Gaussian or orthogonal."""
+    matrix = rng.normal(size=(size, size)) / np.sqrt(size)
+    if kind == "gaussian":
+        return matrix
+    basis, upper = np.linalg.qr(matrix)
+    return basis * np.sign(np.diagonal(upper))
 
 
 def mean_field(config: Config, log: RunLog) -> list[dict]:
@@ -375,7 +405,9 @@ def mean_field(config: Config, log: RunLog) -> list[dict]:
             [(gain, 0.0, 0.0) for gain in gains], config, size=size, stream=1 + size,
             num_steps=config.field_steps, transient=2 * config.transient,
         )  # fmt: skip
-        log.write(step=0, study="tanh", size=size, gains=gains, nats_per_step=rates)
+        log.write(step=0, study="tanh", size=size, gains=gains, nats_per_step=rates,
+                  mean_field=[theory.mean_field_tanh(gain).log_slope for gain in gains]
+                  )  # fmt: skip
         if size < max(config.field_sizes):
             continue
         for gain, (expected, tolerance) in PUBLISHED.items():
@@ -412,6 +444,10 @@ def tanh_phase(config: Config, log: RunLog) -> list[dict]:
         points, config, size=config.phase_size, num_steps=config.num_steps,
         transient=config.transient, stream=1,
     ).reshape(config.num_seeds, *shape)  # fmt: skip
+    farthest = float(np.hypot(config.input_stds[-1], config.bias_stds[-1]))
+    fine = np.linspace(0.0, farthest + 0.1, 61)
+    log.write(step=0, study="critical line", outside_std=fine,
+              gain=[theory.critical_gain(std**2) for std in fine])  # fmt: skip
     rows = []
     for i, bias_std in enumerate(config.bias_stds):
         for k, std in enumerate(config.input_stds):
@@ -419,8 +455,8 @@ def tanh_phase(config: Config, log: RunLog) -> list[dict]:
             where = [crossing(config.gains, each) for each in found]
             expected = theory.critical_gain(std**2, bias_std**2)
             log.write(step=0, study="tanh phase", bias_std=bias_std, input_std=std,
-                      gains=config.gains, nats_per_step=found.T, critical_gains=where,
-                      mean_field_gain=expected)  # fmt: skip
+                      gains=config.gains, nats_per_step=found.T, critical_gains=where
+                      )  # fmt: skip
             middle = float(np.median(where))
             rows.append({
                 "bias std": bias_std, "input std": std,
@@ -446,14 +482,9 @@ def gated_phase(name: str, config: Config, log: RunLog) -> list[dict]:
     gate, sign = KEEPS[name]
     total = config.transient + config.num_steps
 
-    def one(key):
-        key_weights, key_noise, key_state = jax.random.split(key, 3)
-        drawn = cell.init(key_weights, num_inputs)
-        noise = jax.random.normal(key_noise, (total, num_inputs))
-        like = cell.initial_carry(drawn)
-        first = jax.tree.map(
-            lambda leaf: jax.random.uniform(key_state, leaf.shape, leaf.dtype, -1.0, 1.0), like
-        )
+    def one(key, noise, state):
+        drawn = cell.init(key, num_inputs)
+        first = jax.tree.map(lambda leaf: state, cell.initial_carry(drawn))  # c = h
 
         def at(std, bias, gain):
             params = scale_recurrent(drawn, gain)
@@ -470,15 +501,19 @@ def gated_phase(name: str, config: Config, log: RunLog) -> list[dict]:
         return jax.lax.map(lambda std: over_biases(std, *grid), jnp.asarray(config.gated_stds))
 
     keys = jax.random.split(jax.random.key(config.seed + 104729), config.num_seeds)
-    rates = map_nets(one, config.num_seeds, num_devices=config.num_devices)(keys)
-    rates = np.asarray(rates)  # [nets, stds, biases, gains]
+    rng = np.random.default_rng([config.seed, 2])
+    noise = rng.normal(size=(config.num_seeds, total, num_inputs)).astype(np.float32)
+    states = rng.uniform(-1.0, 1.0, (config.num_seeds, size)).astype(np.float32)
+    shared = map_nets(one, config.num_seeds, num_devices=config.num_devices)
+    rates = np.asarray(shared(keys, noise, states))  # [nets, stds, biases, gains]
     biases, gains = np.array(config.gated_biases), np.array(config.gated_gains)
-    keep = 1.0 / (1.0 + np.exp(-biases))
-    write = (1.0 - keep) / 2 if name == "gru" else np.full_like(keep, 0.25)
+    keep, write = keep_and_write(name, biases)
+    fine = np.linspace(biases[0], biases[-1], 101)
+    fine_keep, fine_write = keep_and_write(name, fine)
     for k, std in enumerate(config.gated_stds):
         log.write(step=0, study="gated phase", cell=name, input_std=std, gains=gains, biases=biases,
-                  nats_per_step=np.moveaxis(rates[:, k], 0, -1), at_rest_gain=(1 - keep) / write,
-                  )  # fmt: skip
+                  nats_per_step=np.moveaxis(rates[:, k], 0, -1), rest_biases=fine,
+                  rest_gains=(1.0 - fine_keep) / fine_write)  # fmt: skip
     if config.gated_stds[0] > 0:
         return []
     expected = theory.log_growth_at_rest(keep[:, None], write[:, None], gains)
@@ -491,6 +526,12 @@ def gated_phase(name: str, config: Config, log: RunLog) -> list[dict]:
         check(f"{name} at rest: largest |exponent - log(keep + write g)|", error, 0.0, 0.02,
               too_small=small)
     ]  # fmt: skip
+
+
+def keep_and_write(name: str, biases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What `theory.log_growth_at_rest` asks for, by bias of the gate that keeps."""
+    keep = 1.0 / (1.0 + np.exp(-biases))
+    return keep, (1.0 - keep) / 2 if name == "gru" else np.full_like(keep, 0.25)
 
 
 def trained(
@@ -532,12 +573,10 @@ def trained(
         return map_nets(function, config.num_seeds, num_devices=config.num_devices)
 
     look = shared(lambda *net: probe(model, cell, config, *net))
-    jacobians = jax.jit(
-        lambda params, tokens: along_text(cell, config, params, tokens[0])[1]
-    )  # by one net: all at once would fill the memory
+    jacobians = jax.jit(lambda params, tokens: along_text(cell, config, params, tokens))
     take_apart = shared(lambda *net: dissect(cell, config, *net))
     keys = jax.random.split(jax.random.key(config.seed), config.num_seeds)
-    state = jax.jit(jax.vmap(start))(keys)
+    state = shared(start)(keys)
     training = generators(2)
 
     def batches():
@@ -549,9 +588,22 @@ def trained(
     figures: dict[str, Any] = {drive: {} for drive in config.drives}
     checks = []
 
+    def sum_check(where, exponents, params):
+        log_dets = np.zeros(config.num_seeds)
+        for net in range(config.num_seeds):  # all at once would fill the memory
+            own, tokens = jax.tree.map(lambda leaf, net=net: leaf[net], (params, probed.xs))
+            log_dets[net] = np.linalg.slogdet(jacobians(own, tokens[0]))[1].mean()
+        sums = exponents[:, 0].sum(axis=-1)
+        singular = "" if np.isfinite(log_dets).all() else "a singular step: no sum"
+        worst = np.argmin(log_dets) if singular else np.argmax(np.abs(sums - log_dets))
+        return check(
+            f"{where}: sum of exponents = mean log|det J|", sums[worst], log_dets[worst],
+            1e-10 * abs(log_dets[worst]), too_small=singular,
+        )  # fmt: skip
+
     def measure(step, params):
         found = look(params, probed, noise_keys)
-        exponents = {drive: np.asarray(rows) for drive, rows in found["exponents"].items()}
+        exponents = {drive: np.asarray(found["exponents"][drive]) for drive in config.drives}
         slopes = np.asarray(found["gradient_slope"])
         stage = stages.get(step)
         log.write(step=step, study="probe", cell=name, test_loss=found["loss"],
@@ -567,16 +619,9 @@ def trained(
         if stage is not None:
             figures.setdefault("gradient_slope_nats_per_step", {})[stage] = float(np.median(slopes))
             figures.setdefault("test_loss_nats", {})[stage] = float(np.median(found["loss"]))
-            if "text" in exponents:
-                error = 0.0
-                for net, rows in enumerate(exponents["text"]):
-                    own = jax.tree.map(lambda leaf, net=net: leaf[net], (params, probed.xs))
-                    log_det = np.linalg.slogdet(np.asarray(jacobians(*own)))[1].mean()
-                    error = max(error, abs(rows[0].sum() / log_det - 1.0))
-                checks.append(check(f"{name}, {stage}: sum of exponents / mean log|det J| - 1",
-                                    error, 0.0, 1e-10))  # fmt: skip
+            checks.append(sum_check(f"{name}, {stage}", exponents["text"], params))
         bar.update()
-        return exponents.get("text"), slopes
+        return exponents["text"], slopes
 
     before = measure(0, state.params)
     after = before
@@ -592,17 +637,19 @@ def trained(
     figures["updates_skipped"] = int(np.sum(state.skipped))
 
     lags = spectrum_lags(config.num_steps)
-    rates, exponents = (np.asarray(v) for v in take_apart(state.params, probed))
+    rates = np.asarray(take_apart(state.params, probed))
+    exponents = -np.sort(-after[0][:, 0], axis=-1)  # on the same steps
+    errors = np.abs(rates - exponents[:, None])
+    is_kept = np.isfinite(rates).all(axis=(0, 1))  # what no step loses to rounding
     log.write(step=config.num_updates, study="singular", cell=name, lags=lags,
               nats_per_step=rates.mean(axis=0), exponents=exponents.mean(axis=0),
-              largest_error=np.abs(rates[..., 0] - exponents[:, None, 0]),
-              mean_error=np.abs(rates - exponents[:, None]).mean(axis=-1))  # fmt: skip
+              largest_error=errors[..., 0], mean_error=errors[..., is_kept].mean(axis=-1)
+              )  # fmt: skip
     short = "" if config.num_steps >= LONG else f"{config.num_steps} steps, needs {LONG}"
     for stage, (largest, slopes) in (("before", before), ("after", after)):
-        if largest is not None:
-            gap = np.median(slopes - largest[..., 0].mean(axis=-1))
-            checks.append(check(f"{name}, {stage}: gradient's slope - largest exponent", gap, 0.0,
-                                0.02, too_small=short))  # fmt: skip
+        gap = np.median(slopes - largest.max(axis=-1).mean(axis=-1))
+        checks.append(check(f"{name}, {stage}: gradient's slope - largest exponent", gap, 0.0,
+                            0.02, too_small=short))  # fmt: skip
     return figures, checks
 
 
@@ -664,20 +711,16 @@ def slope_over_lag(log_norms):
 
 
 def along_text(cell, config, params, tokens):
-    """What the recurrence reads of one text [T, D], and its Jacobians after the transient."""
+    """Jacobians along one text [T] after the transient."""
     xs = params["embed"]["embedding"][tokens]
-    return xs, step_jacobians(cell, params["rnn"]["weights"], xs)[config.transient :]
+    return step_jacobians(cell, params["rnn"]["weights"], xs)[config.transient :]
 
 
 def dissect(cell, config, params, batch):
-    """Log singular values by lag [lags, S] of products along one text, and the exponents [S]."""
-    xs, jacobians = along_text(cell, config, params, batch.xs[0])
+    """Log singular values over lag, [lags, S], of products along one text."""
     lags = spectrum_lags(config.num_steps)
-    logs = log_singular_values(jacobians, lags)
-    exponents = lyapunov_exponents(
-        cell, params["rnn"]["weights"], xs, transient=config.transient, qr_every=1
-    ).exponents
-    return logs / jnp.asarray(lags, logs.dtype)[:, None], -jnp.sort(-exponents)
+    logs = log_singular_values(along_text(cell, config, params, batch.xs[0]), lags)
+    return logs / jnp.asarray(lags, logs.dtype)[:, None]
 
 
 def spectrum_lags(num_steps: int) -> tuple[int, ...]:
@@ -706,23 +749,87 @@ def plot(directory: Path) -> None:
     def rows(**fields: Any) -> list[Mapping[str, Any]]:
         return plots.pick(metrics, **fields)
 
-    plots.save(plots.lyapunov_spectra(rows(study="spectrum")), figures / "lyapunov_spectra.png")
+    spectra = [
+        {key: row[key] for key in ("cell", "drive", "stage")} | over_nets(row["nats_per_step"])
+        for row in rows(study="spectrum")
+    ]
+    plots.save(plots.lyapunov_spectra(spectra, floor=FLOOR), figures / "lyapunov_spectra.png")
+    plots.save(plots.exponents_over_training(*through_training(rows)),
+               figures / "exponents_over_training.png")  # fmt: skip
+    singular = [
+        dict(row) | {"errors": {name: bootstrap(row[key]) for name, key in ERRORS.items()}}
+        for row in rows(study="singular")
+    ]
+    plots.save(plots.singular_limits(singular, floor=FLOOR), figures / "singular_spectra.png")
+
+    phase, line = rows(study="tanh phase"), rows(study="critical line")[0]
+    path = [[np.median(row[key]) for key in ("recurrent_gain", "outside_std")]
+            for row in rows(study="probe") if "recurrent_gain" in row]  # fmt: skip
     plots.save(
-        plots.exponents_over_training(
-            rows(study="largest"), rows(study="probe"), rows(study="training")
+        plots.tanh_phase(
+            phase, critical_lines(phase), (line["outside_std"], line["gain"]), np.array(path)
         ),
-        figures / "exponents_over_training.png",
-    )
-    plots.save(plots.singular_limits(rows(study="singular")), figures / "singular_spectra.png")
-    plots.save(
-        plots.tanh_phase(rows(study="tanh phase"), rows(study="probe", cell="rnn")),
         figures / "tanh_phase.png",
     )
     plots.save(plots.gated_phase(rows(study="gated phase")), figures / "gated_phase.png")
-    plots.save(
-        plots.mean_field_curve(rows(study="tanh"), rows(study="mean field")[0]),
-        figures / "mean_field.png",
-    )
+
+    field = rows(study="mean field")[0]
+    line = (np.array(field["gains"]), np.array(field["nats_per_step"]))
+    measured, differences = {}, {}
+    for row in rows(study="tanh"):
+        values, gains = np.array(row["nats_per_step"]), row["gains"]
+        name = f"{row['size']} units, {len(values)} nets"
+        measured[name] = (gains, bootstrap(values, np.mean))
+        differences[name] = (gains, bootstrap(values - np.array(row["mean_field"]), np.mean))
+    plots.save(plots.mean_field_curve(measured, differences, line), figures / "mean_field.png")
+
+
+def over_nets(rows: Any) -> dict[str, Any]:
+    """Spectra [nets, inputs, S] for a figure: interval over nets, and the range of all."""
+    values = np.array(rows, float)
+    values = np.maximum(np.where(np.isfinite(values), values, FLOOR), FLOOR)
+    values = -np.sort(-values, axis=-1)
+    flat = values.reshape(-1, values.shape[-1])
+    return {"nets": bootstrap(np.median(values, axis=1)), "low": flat.min(axis=0),
+            "high": flat.max(axis=0)}  # fmt: skip
+
+
+def through_training(rows: Any) -> tuple[dict, dict, dict, dict]:
+    """What `plots.exponents_over_training` draws, from the lines of a run."""
+    exponents: dict[str, dict] = {}
+    losses, training, slopes = {}, {}, {}
+    cells = dict.fromkeys(row["cell"] for row in rows(study="probe"))
+    for drive in dict.fromkeys(row["drive"] for row in rows(study="largest")):
+        exponents[drive] = {}
+        for cell in cells:
+            found = rows(study="largest", cell=cell, drive=drive)
+            values = np.array([np.mean(row["nats_per_step"], axis=1) for row in found])
+            exponents[drive][cell] = ([row["step"] for row in found], bootstrap(values.T))
+            if drive == "text":
+                lags = [row["gradient_slope"] for row in rows(study="probe", cell=cell)]
+                slopes[cell] = (values.ravel(), np.ravel(lags))
+    for cell in cells:
+        found = rows(study="probe", cell=cell)
+        values = np.array([row["test_loss"] for row in found])
+        losses[cell] = ([row["step"] for row in found], bootstrap(values.T))
+        found = rows(study="training", cell=cell)
+        values = np.median([row["loss"] for row in found], axis=1)
+        training[cell] = ([row["step"] for row in found], values)
+    return exponents, losses, training, slopes
+
+
+def critical_lines(phase: Sequence[Mapping[str, Any]]) -> dict[str, tuple[np.ndarray, Any]]:
+    """Measured critical gains of each bias strength, where all nets have one."""
+    lines = {}
+    for bias_std in dict.fromkeys(row["bias_std"] for row in phase):
+        found = plots.pick(phase, bias_std=bias_std)
+        gains = np.array([row["critical_gains"] for row in found], float)
+        has_all = np.isfinite(gains).all(axis=1)
+        outside = np.hypot([row["input_std"] for row in found], bias_std)
+        if has_all.any():
+            name = f"measured, bias std {bias_std:g}"
+            lines[name] = (outside[has_all], bootstrap(gains[has_all].T))
+    return lines
 
 
 if __name__ == "__main__":

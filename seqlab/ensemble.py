@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from seqlab.errors import InputError
 from seqlab.train import Gradients, TrainState, TrainStep, first_nonfinite
@@ -67,6 +67,8 @@ def train_nets(
             out_specs=(nets, nets_in_time),
             check_vma=False,
         )
+        # In its place from the start, or the second call would be another program.
+        state = jax.device_put(state, NamedSharding(mesh, nets))
     compiled = jax.jit(block)
     step = int(np.max(state.step))
     batches = iter(batches)

@@ -1,4 +1,4 @@
-"""Published cells beyond RNN, LSTM and GRU: the authors' equations, their Jacobians, their limits."""
+"""Published cells beyond RNN, LSTM, GRU: the authors' equations, their Jacobians, their limits."""
 
 import jax
 import jax.numpy as jnp
@@ -302,7 +302,6 @@ def lem_jacobian(cell, w, carry, x):
 
 
 def lmu_jacobian(cell, w, carry, x):
-    h, m = carry
     memory, write = legendre_delay(cell.order, cell.theta)
     h_after, _ = lmu(cell, w, carry, x)
     m_by_m = memory + np.outer(write, w["e_m"])
@@ -520,7 +519,7 @@ def test_slstm_does_not_depend_on_its_stabiliser():
 
 
 def test_slstm_is_a_weighted_mean_of_what_was_written():
-    """c_T / n_T = sum_k w_k g_k, w_k prop. to i_k f_{k+1} ... f_T: a closed form without a carry."""
+    """c_T / n_T = sum of w_k g_k, w_k prop. to i_k f_{k+1} ... f_T: a closed form, no carry."""
     cell = SLSTM(H)
     params, _, xs = generic(cell)
     for gate in "ifgo":
