@@ -15,6 +15,7 @@ _HOME = {
     "devices": ("Devices",),
     "ensemble": ("train_nets",),
     "errors": ("InputError",),
+    "gradflow.gates": ("gate_activations", "saturation"),
     "gradflow.jacobians": (
         "jacobian_products",
         "log_jacobian_norms",

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from seqlab.errors import InputError
 from seqlab.train import TrainState, first_nonfinite
@@ -60,6 +60,8 @@ def train_nets(
             out_specs=(nets, nets_in_time),
             check_vma=False,
         )
+        # Where the first block leaves it, else the second would be compiled once more.
+        state = jax.device_put(state, NamedSharding(mesh, nets))
     compiled = jax.jit(block)
     step = int(np.max(state.step))
     batches = iter(batches)

@@ -4,6 +4,13 @@ Norms come in as natural logs and are drawn as powers of ten, against steps befo
 """
 
 from seqlab.plots.explosion import clipping, error_wall, phase_diagram
+from seqlab.plots.gates import (
+    rung_curves,
+    rung_differences,
+    rung_gates,
+    rung_gradients,
+    rung_results,
+)
 from seqlab.plots.gradients import (
     Curve,
     gradient_curves,
@@ -29,6 +36,11 @@ __all__ = [
     "path_curves",
     "phase_diagram",
     "pick",
+    "rung_curves",
+    "rung_differences",
+    "rung_gates",
+    "rung_gradients",
+    "rung_results",
     "save",
     "share_curves",
     "singular_spectra",
