@@ -59,7 +59,6 @@ from seqlab.models.recurrent import ManyToMany, ManyToOne
 from seqlab.recurrence import unroll
 from seqlab.runlog import RunLog, read_run
 from seqlab.train import init_state, make_train_step
-from seqlab.types import Cell
 
 FLOOR = -80.0  # nats; below it float32 gradients lose their digits
 HALF_LIVES = {0.0: "1.00", 1.0: "2.213", 2.0: "5.461", 5.0: "103.2"}  # forget bias -> steps
@@ -77,7 +76,7 @@ class Rung(NamedTuple):
     """
 
     label: str
-    make: Callable[..., Cell]
+    make: Callable[..., Any]
     beside: str | None
 
 
@@ -226,7 +225,7 @@ def run(config: Config, log: RunLog) -> None:
     cells = {name: sized(name, study) for name in names}
     looks = -(-config.num_updates // config.look_every)
     bar = log.progress(total=looks * len(set(cells.values())))
-    trained: dict[Cell, Found] = {}
+    trained: dict[Any, Found] = {}
     for name, cell in cells.items():
         if cell not in trained:
             bar.set_description(name)
@@ -254,8 +253,8 @@ def run(config: Config, log: RunLog) -> None:
                 "right": each.summary["share_right_median"],
                 "loss / rung beside": steps.get(name, {}).get("loss_ratio"),
                 "95 % ": interval_text(steps[name]["loss_ratio_interval"]) if name in steps else "",
-                "half-life before": each.summary["half_life_steps_at_init"],
-                "after": each.summary["half_life_steps_trained"],
+                "slope before": each.summary["slope_nats_per_step_at_init"],
+                "after": each.summary["slope_nats_per_step_trained"],
             }
             for name, each in found.items()
         ],
@@ -297,7 +296,7 @@ def without_memory(config, problem, test):
     return float(-log_shares[test.targets].mean()), float(np.mean(test.targets == counts.argmax()))
 
 
-def live_parameters(cell: Cell, input_size: int) -> int:
+def live_parameters(cell: Any, input_size: int) -> int:
     """How many parameters a step of the cell depends on; those of clamped gates stand idle."""
     params, carry, x = jax.eval_shape(
         lambda key: (
@@ -320,7 +319,7 @@ def live_parameters(cell: Cell, input_size: int) -> int:
     )
 
 
-def parameters_of(cell: Cell, study: Study) -> int:
+def parameters_of(cell: Any, study: Study) -> int:
     """Live parameters of the whole net: embedding, cell and head."""
     problem, width = study.problem, input_size(study)
     embedding = 0 if problem.vocab_size is None else problem.vocab_size * width
@@ -328,7 +327,7 @@ def parameters_of(cell: Cell, study: Study) -> int:
     return embedding + live_parameters(cell, width) + head
 
 
-def sized(name: str, study: Study) -> Cell:
+def sized(name: str, study: Study) -> Any:
     """The cell of a rung, as wide as `equal` asks for."""
     config, make = study.config, RUNGS[name].make
     if config.equal == "hidden-size":
@@ -348,7 +347,7 @@ def input_size(study: Study) -> int:
     return study.problem.input_size or study.config.embed_size
 
 
-def build(cell: Cell, study: Study) -> Any:
+def build(cell: Any, study: Study) -> Any:
     """The model of a rung, as pure functions."""
     problem = study.problem
     return functional(
@@ -371,7 +370,7 @@ def measure(logits, targets, problem):
     return cross_entropy(logits, targets), right
 
 
-def train(cell: Cell, study: Study, bar: Any) -> Found:
+def train(cell: Any, study: Study, bar: Any) -> Found:
     """Trains nets of a cell at every learning rate, and measures those at the best."""
     config, problem = study.config, study.problem
     num_rates, num_seeds = len(config.learning_rates), config.num_seeds
@@ -528,7 +527,7 @@ def differences(found: Mapping[str, Found]) -> dict[str, dict[str, Any]]:
     steps = {}
     for name, each in found.items():
         beside = RUNGS[name].beside
-        if beside not in found:
+        if beside is None or beside not in found:
             continue
         ratios = np.log10(each.test_loss) - np.log10(found[beside].test_loss)
         middle, low, high = (10.0 ** float(part) for part in bootstrap(ratios))
@@ -735,8 +734,13 @@ def plot(directory: Path) -> None:
                         "loss_ratio": (step["loss_ratio"], *step["loss_ratio_interval"]),
                         "parameters": [summary["rungs"][each]["live_parameters"]
                                        for each in (step["beside"], name)],
-                        "half_life": [summary["rungs"][name][f"half_life_steps_{when}"]
-                                      for when in ("at_init", "trained")],
+                        "slopes": {
+                            path: [
+                                summary["rungs"][name][f"{prefix}slope_nats_per_step_{when}"]
+                                for when in ("at_init", "trained")
+                            ]
+                            for path, prefix in (("total", ""), ("direct", "direct_path_"))
+                        },
                     }
                     for name, step in beside.items()
                 },

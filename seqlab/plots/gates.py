@@ -20,6 +20,7 @@ CURVE_STYLES = {  # curve -> colour, line, what the legend says
     "c": ("#D55E00", "-", r"$\|dL/dc_t\|$"),
     "direct": ("#000000", "--", r"$dL/dc_t$, direct path: product of $f$"),
 }
+PATHS = {"total": ("o", "#0072B2"), "direct": ("D", "#000000")}  # path -> marker, colour
 
 
 def rung_results(
@@ -105,7 +106,7 @@ def rung_gradients(
       rows: names of the stages.
       title: of the figure.
     """
-    figure, axes = new_figure(len(rungs), rows=len(rows), width=2.15 * len(rungs) + 1.0,
+    figure, axes = new_figure(len(rungs), rows=len(rows), width=max(2.15 * len(rungs) + 1.0, 7.0),
                               height=2.3 * len(rows) + 0.9)  # fmt: skip
     lowest, highest = np.inf, -np.inf
     for column, (name, stages) in enumerate(rungs.items()):
@@ -149,7 +150,7 @@ def rung_gates(
       rows: names of the stages.
       title: of the figure.
     """
-    figure, axes = new_figure(len(rungs), rows=len(rows), width=2.15 * len(rungs) + 1.0,
+    figure, axes = new_figure(len(rungs), rows=len(rows), width=max(2.15 * len(rungs) + 1.0, 7.0),
                               height=2.5 * len(rows) + 0.9)  # fmt: skip
     for column, (name, stages) in enumerate(rungs.items()):
         for row, gates in enumerate(stages):
@@ -179,14 +180,14 @@ def rung_gates(
 
 
 def rung_differences(rungs: Mapping[str, Mapping[str, Any]], *, title: str = "") -> Figure:
-    """What a part buys and costs: loss ratio with interval, live parameters, half-life.
+    """What a part buys and costs: loss ratio, live parameters, gradient slopes.
 
     Args:
       rungs: rung -> {"loss_ratio": (middle, low, high), "parameters": (without, with),
-        "half_life": (before, after) training in steps, None where the gradient does not shrink}.
+        "slopes": {"total", "direct": (before, after) training}}.
       title: of the figure.
     """
-    figure, (left, middle, right) = new_figure(3, width=11.0, height=0.34 * len(rungs) + 1.7)
+    figure, (left, middle, right) = new_figure(3, width=12.0, height=0.34 * len(rungs) + 1.7)
     places = np.arange(len(rungs))[::-1]
     for place, found in zip(places, rungs.values(), strict=True):
         ratio, low, high = found["loss_ratio"]
@@ -197,17 +198,17 @@ def rung_differences(rungs: Mapping[str, Mapping[str, Any]], *, title: str = "")
         middle.plot([before, after], [place, place], "-", color="grey", linewidth=1.0)
         middle.plot(before, place, "o", color="grey", markerfacecolor="none", markersize=5)
         middle.plot(after, place, "o", color=COLOURS[0], markersize=5)
-        for steps, fill in zip(found["half_life"], ("none", COLOURS[0]), strict=True):
-            if steps is not None:
-                right.plot(steps, place, "o", color=COLOURS[0], markerfacecolor=fill, markersize=5)
+        for path, (marker, colour) in PATHS.items():
+            for slope, fill in zip(found["slopes"][path], ("none", colour), strict=True):
+                right.plot(slope, place, marker, color=colour, markerfacecolor=fill, markersize=5)
     left.axvline(1.0, color="black", linewidth=0.9)
     left.set_xscale("log")
     left.set_yticks(places, list(rungs))
     left.set(xlabel="test loss, times that of the rung beside", title="blue: lower for certain")
     middle.set(xlabel="live parameters", title="open: the rung beside")
-    right.set_xscale("log")
-    right.set(xlabel="half-life of the cell's gradient (steps)",
-              title="open: at initialisation, filled: trained")  # fmt: skip
+    right.axvline(0.0, color="black", linewidth=0.9)
+    right.set(xlabel=r"slope of $\log\|dL/dc_t\|$ (nats per step back)",
+              title="blue: total, black: direct path; open: at initialisation")  # fmt: skip
     for panel in (left, middle, right):
         panel.set_ylim(-0.6, len(rungs) - 0.4)
         panel.title.set_fontsize(8.5)
