@@ -24,6 +24,7 @@ _HOME = {
     "devices": ("Devices",),
     "ensemble": ("map_nets", "train_nets"),
     "errors": ("InputError",),
+    "gradflow.gates": ("gate_activations", "saturation"),
     "gradflow.jacobians": (
         "jacobian_products",
         "log_jacobian_norms",

@@ -30,6 +30,13 @@ FIGURES = {
         "learning_curves.png",
         "beyond_trained_length.png",
     },
+    "experiments.lstm_gate_by_gate": {
+        "task_results.png",
+        "learning_curves.png",
+        "gradients_ladder.png",
+        "gates_ladder.png",
+        "gains_and_costs.png",
+    },
     "experiments.rnn_lm": {"training.png"},
     "experiments.dynamics": {
         "lyapunov_spectra.png",

@@ -86,12 +86,17 @@ class MinGRU:
 
     def step(self, params, h, x):
         """One step."""
-        with jax.named_scope("z"):
-            z = jax.nn.sigmoid(_gate(params["z"], x))
+        z = self.gates(params, h, x)["z"]
         with jax.named_scope("n"):
             n = _candidate(_gate(params["n"], x), self.positive)
         with jax.named_scope("h"):
             return (1.0 - z) * h + z * n
+
+    def gates(self, params, h, x):
+        """The gate of one step, {"z": [..., H]}, from the input alone."""
+        del h
+        with jax.named_scope("z"):
+            return {"z": jax.nn.sigmoid(_gate(params["z"], x))}
 
     def output(self, h):
         """H itself."""
@@ -147,14 +152,19 @@ class MinLSTM:
 
     def step(self, params, h, x):
         """One step."""
-        a, b = _gate(params["f"], x), _gate(params["i"], x)
-        with jax.named_scope("f"):
-            # f / (f + i) = sigmoid(log f - log i): no 0 / 0 where both gates are shut.
-            f = jax.nn.sigmoid(jax.nn.log_sigmoid(a) - jax.nn.log_sigmoid(b))
+        f = self.gates(params, h, x)["f"]
         with jax.named_scope("n"):
             n = _candidate(_gate(params["n"], x), self.positive)
         with jax.named_scope("h"):
             return f * h + (1.0 - f) * n
+
+    def gates(self, params, h, x):
+        """The share of h that one step keeps, {"f": f / (f + i) [..., H]}, from the input alone."""
+        del h
+        a, b = _gate(params["f"], x), _gate(params["i"], x)
+        with jax.named_scope("f"):
+            # f / (f + i) = sigmoid(log f - log i): no 0 / 0 where both gates are shut.
+            return {"f": jax.nn.sigmoid(jax.nn.log_sigmoid(a) - jax.nn.log_sigmoid(b))}
 
     def output(self, h):
         """H itself."""

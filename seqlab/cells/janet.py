@@ -47,10 +47,10 @@ class JANET:
     def init(self, key, input_size):
         """Parameters by gate: `{"f": {"W_x", "W_h", "b"}, "g": ...}`."""
         key_f, key_g, key_chrono = jax.random.split(key, 3)
-        size, weights = self.hidden_size, {"weight_init": self.weight_init}
+        size, init = self.hidden_size, self.weight_init
         params = {
-            "f": init_affine(key_f, input_size, size, bias=self.forget_bias, **weights),
-            "g": init_affine(key_g, input_size, size, **weights),
+            "f": init_affine(key_f, input_size, size, bias=self.forget_bias, weight_init=init),
+            "g": init_affine(key_g, input_size, size, weight_init=init),
         }
         if self.chrono_steps is not None:
             params["f"]["b"] = chrono_bias(key_chrono, size, self.chrono_steps)

@@ -46,10 +46,10 @@ class MGU:
     def init(self, key, input_size):
         """Parameters by gate: `{"f": {"W_x", "W_h", "b"}, "n": ...}`."""
         key_f, key_n, key_chrono = jax.random.split(key, 3)
-        size, weights = self.hidden_size, {"weight_init": self.weight_init}
+        size, init = self.hidden_size, self.weight_init
         params = {
-            "f": init_affine(key_f, input_size, size, bias=self.update_bias, **weights),
-            "n": init_affine(key_n, input_size, size, **weights),
+            "f": init_affine(key_f, input_size, size, bias=self.update_bias, weight_init=init),
+            "n": init_affine(key_n, input_size, size, weight_init=init),
         }
         if self.chrono_steps is not None:
             params["f"]["b"] = -chrono_bias(key_chrono, size, self.chrono_steps)

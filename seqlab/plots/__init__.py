@@ -20,6 +20,13 @@ from seqlab.plots.dynamics import (
     tanh_phase,
 )
 from seqlab.plots.explosion import clip_angles, clipping, error_wall, phase_diagram
+from seqlab.plots.gates import (
+    rung_curves,
+    rung_differences,
+    rung_gates,
+    rung_gradients,
+    rung_results,
+)
 from seqlab.plots.gradients import (
     Curve,
     gradient_curves,
@@ -63,6 +70,11 @@ __all__ = [
     "phase_diagram",
     "pick",
     "pixel_gradients",
+    "rung_curves",
+    "rung_differences",
+    "rung_gates",
+    "rung_gradients",
+    "rung_results",
     "save",
     "sensitivity_by_memory",
     "sensitivity_over_time",
