@@ -46,6 +46,7 @@ def unroll(
     routes: dict[str, Carry | None] | None = None,
     reverse: bool = False,
     truncate_every: int | None = None,
+    cut: Array | None = None,
     remat_every: int | None = None,
     recurrent_mask: Array | None = None,
     form: str | None = None,
@@ -76,6 +77,8 @@ def unroll(
       truncate_every: None, or k: no gradient crosses the borders between chunks of k steps (counted
         in the direction walked). Values are those of the whole sequence; with k >= T so is the
         gradient.
+      cut: None, or [..., T] bool, True where no gradient crosses on the way into that step: borders
+        of its own for every row, which may be traced; see `gradflow.truncation`.
       remat_every: None, or k: keep only every k-th carry for the backward pass and compute the rest
         again. Changes memory, never values; the least memory is near k = sqrt(T).
       recurrent_mask: None, or [..., H], constant over time: what the cell's matrices read of h is
@@ -94,7 +97,7 @@ def unroll(
     Raises:
       ValueError: on an empty batch or time axis, a mask, carry or taps of another shape, or a
         `step` that changes the shape or dtype of the carry; a form that the cell does not
-        have, or "associative" with `remat_every` or `truncate_every`.
+        have, or "associative" with `remat_every`, `truncate_every` or `cut`.
 
     References: Werbos, 1990 (back-propagation through time); Williams and Peng, 1990 (truncation);
     Chen et al., 2016 (recomputation); Gal and Ghahramani, 2016 (variational dropout).
@@ -111,7 +114,8 @@ def unroll(
             raise ValueError(f"unroll: {name}={every}, expected None or 1 step or more")
     mask = None if mask is None else jnp.asarray(mask)
     reset = None if reset is None else jnp.asarray(reset)
-    for name, flags in (("mask", mask), ("reset", reset)):
+    cut = None if cut is None else jnp.asarray(cut)
+    for name, flags in (("mask", mask), ("reset", reset), ("cut", cut)):
         if flags is not None and (flags.shape != xs.shape[:-1] or flags.dtype != jnp.bool_):
             raise ValueError(
                 f"unroll: {name} has shape {flags.shape} and dtype {flags.dtype}, "
@@ -121,10 +125,10 @@ def unroll(
     form = _form.value if form is None else form
     if form not in FORMS:
         raise ValueError(f"unroll: form={form!r}, expected one of {', '.join(FORMS)}")
-    if form == "associative" and (remat_every, truncate_every) != (None, None):
+    if form == "associative" and not (remat_every is truncate_every is cut is None):
         raise ValueError(
             "unroll: form='associative' keeps all steps and all of the gradient; leave out "
-            "remat_every and truncate_every"
+            "remat_every and truncate_every, and cut"
         )
 
     fresh = cell.initial_carry(params, tuple(batch_shape))
@@ -144,10 +148,10 @@ def unroll(
     if weight_taps is not None:
         _same_shapes(cell, "weight_taps", weight_taps, _with_steps(params, num_steps, 0))
 
-    cuts = None
+    borders = None
     if truncate_every is not None and truncate_every < num_steps:
         walked = jnp.arange(num_steps)[::-1] if reverse else jnp.arange(num_steps)
-        cuts = (walked % truncate_every == 0) & (walked > 0)  # the first state is no border
+        borders = (walked % truncate_every == 0) & (walked > 0)  # the first state is no border
 
     def step(weights, carry, x, route_taps, options):
         if routed is None:
@@ -159,9 +163,11 @@ def unroll(
 
     def body(same, carry, inputs):
         params, fresh, options = same
-        x, real, new_row, cut, tap, weight_tap, route_taps = inputs
-        if cut is not None:
-            carry = jax.tree.map(lambda c: jnp.where(cut, jax.lax.stop_gradient(c), c), carry)
+        x, real, new_row, border, own_border, tap, weight_tap, route_taps = inputs
+        if border is not None:
+            carry = jax.tree.map(lambda c: jnp.where(border, jax.lax.stop_gradient(c), c), carry)
+        if own_border is not None:
+            carry = _select(own_border, jax.lax.stop_gradient(carry), carry)
         if new_row is not None:
             carry = _select(new_row, fresh, carry)
         weights = params if weight_tap is None else jax.tree.map(jnp.add, params, weight_tap)
@@ -173,8 +179,8 @@ def unroll(
             carry = _select(real, new, carry)
         return carry if tap is None else jax.tree.map(jnp.add, carry, tap)
 
-    steps = (xs, mask, reset, cuts, taps, weight_taps, routes)
-    axes = (axis, axis, axis, 0, axis, 0, axis)
+    steps = (xs, mask, reset, borders, cut, taps, weight_taps, routes)
+    axes = (axis, axis, axis, 0, axis, axis, 0, axis)
     axes = tuple(jax.tree.map(lambda _, a=a: a, tree) for a, tree in zip(axes, steps, strict=True))
     same = (params, fresh if reset is not None else None, options)
     with jax.named_scope("unroll"):

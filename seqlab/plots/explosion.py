@@ -1,4 +1,4 @@
-"""When gradients explode: phase diagram, clipping, the error wall."""
+"""When gradients explode, and what clipping does: phase diagram, angles, training, the wall."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from seqlab.plots.style import cycle, darker, edges, legend, new_figure, pick
+from seqlab.plots.style import COLOURS, band, cycle, darker, edges, legend, new_figure, pick
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -79,60 +79,142 @@ def phase_diagram(
     return figure
 
 
-def clipping(training: Sequence[Mapping[str, Any]]) -> Figure:
-    """Loss, gradient norm before clipping, and clip rate while training, by kind of update.
+def clip_angles(angles: Sequence[Mapping[str, Any]], theory: Mapping[str, Any]) -> Figure:
+    """Angle between raw and clipped gradient over the threshold.
 
     Args:
-      training: rows with step, updates (a name), and loss, grad_norm and clipped by seed.
+      angles: rows with clipping (a name), ratios [R] and angle_deg, (middle, low, high) each [R].
+      theory: ratios and angle_deg [R] of value clipping of a Gaussian gradient.
     """
-    names = list(dict.fromkeys(row["updates"] for row in training))
-    figure, (loss, norm, rate) = new_figure(3, width=10.2, height=3.1)
-    for colour, name in zip(cycle(names), names, strict=False):
-        rows = pick(training, updates=name)
-        step = np.array([row["step"] for row in rows])
-        for axes, key in ((loss, "loss"), (norm, "grad_norm")):
-            values = np.array([row[key] for row in rows])
-            axes.plot(step, np.nanmedian(values, axis=1), color=colour, label=name, linewidth=1.3)
-            axes.fill_between(
-                step,
-                np.nanmin(values, axis=1),
-                np.nanmax(values, axis=1),
-                color=colour,
-                alpha=0.15,
-                lw=0,
-            )
-        clipped = np.array([np.mean(row["clipped"]) for row in rows])
-        rate.plot(step, np.cumsum(clipped) / step, color=colour, label=name, linewidth=1.3)
-    norms = np.concatenate([np.ravel(row["grad_norm"]) for row in training]).astype(float)
-    if np.any(np.isfinite(norms) & (norms > 0)):
-        norm.set_yscale("log")
-    loss.set(title="loss: median and range over seeds", xlabel="training step", ylabel="nats")
-    norm.set(title="gradient norm before clipping", xlabel="training step", ylabel="global norm")
-    rate.set(title="share of updates clipped so far", xlabel="training step", ylim=(-0.03, 1.03))
-    legend(loss)
+    figure, (axes,) = new_figure(1, width=5.4, height=3.8)
+    for colour, marker, row in zip(cycle(angles), "os^v", angles, strict=False):
+        band(axes, row["ratios"], *row["angle_deg"], color=colour, marker=marker, markersize=4,
+             label=row["clipping"])  # fmt: skip
+    axes.plot(theory["ratios"], theory["angle_deg"], "k--", linewidth=1.2,
+              label="value, Gaussian: closed form")  # fmt: skip
+    signs = np.degrees(np.arccos(np.sqrt(2.0 / np.pi)))
+    axes.axhline(signs, color="black", linestyle=":", linewidth=1.0,
+                 label=f"its vector of signs, {signs:.2f} degrees")  # fmt: skip
+    axes.set_xscale("log")
+    axes.set(
+        xlabel="threshold, over the entries' rms (value), the norm (norm),\n"
+        "or the unit's weights (unit-wise)",
+        ylabel="angle to the raw gradient, degrees",
+        title="Direction error of clipping\nmedian over nets and its 95 % bootstrap interval",
+    )
+    axes.set_ylim(-3, 1.45 * axes.get_ylim()[1])
+    legend(axes, loc="upper right", fontsize=6.5)
     return figure
 
 
-def error_wall(wall: Mapping[str, Any], borders: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """Error and gradient norm of the one-unit net over w and b, with the theory on top.
+def clipping(
+    training: Sequence[Mapping[str, Any]], figures: Mapping[str, Mapping[str, float]]
+) -> Figure:
+    """Loss and gradient norm while training by kind of clipping, and what came of every kind.
+
+    Args:
+      training: rows with step, updates (a name), loss and grad_norm, (middle, low, high) each.
+      figures: name -> loss_nats, loss_low, loss_high, clip_rate and angle_deg.
+    """
+    names = list(figures)
+    shown = [name for name in names if "average" not in name]
+    figure, (loss, norm, last, rate) = new_figure(2, rows=2, width=10.4, height=6.4)
+    for colour, name in zip(cycle(shown), shown, strict=False):
+        rows = pick(training, updates=name)
+        step = [row["step"] for row in rows]
+        for axes, key in ((loss, "loss"), (norm, "grad_norm")):
+            middle, low, high = np.array([row[key] for row in rows], float).T
+            band(axes, step, middle, low, high, color=colour, label=name, linewidth=1.3)
+    norm.set_yscale("log")
+    loss.set(title="training loss", xlabel="training step", ylabel="nats per character")
+    norm.set(title="largest gradient norm before clipping", xlabel="training step",
+             ylabel="global norm")  # fmt: skip
+    legend(loss)
+    place = np.arange(len(names))[::-1]
+    middle, low, high = (
+        np.array([figures[name][key] for name in names], float)
+        for key in ("loss_nats", "loss_low", "loss_high")
+    )
+    # Percentile intervals may, in principle, lie beside the estimate.
+    error = np.maximum([middle - low, high - middle], 0.0)
+    last.errorbar(middle, place, xerr=error, fmt="o", color=COLOURS[0], markersize=5, capsize=2)
+    last.set_yticks(place, names)
+    last.set(title="loss of the last tenth of training", xlabel="nats per character")
+    for colour, marker, key, scale, words in (
+        (COLOURS[1], "o", "clip_rate", 100.0, "updates clipped, %"),
+        (COLOURS[2], "s", "angle_deg", 1.0, "mean angle to the raw gradient, degrees"),
+    ):
+        values = [scale * figures[name][key] for name in names]
+        rate.plot(values, place, marker, color=colour, markersize=5, label=words)
+    rate.set_yticks(place, names)
+    rate.set(title="how much is clipped", xlim=(-4, 104))
+    rate.set_ylim(-2.2, None)
+    legend(rate, loc="lower center", ncols=2, fontsize=6.5)
+    figure.suptitle("Median over nets and its 95 % bootstrap interval")
+    return figure
+
+
+def error_wall(
+    wall: Mapping[str, Any],
+    borders: Mapping[str, Mapping[str, Any]],
+    descents: Sequence[Mapping[str, Any]],
+    everywhere: Sequence[Mapping[str, Any]],
+    saddle_nodes: Mapping[str, Any],
+) -> Figure:
+    """The error surface of the one-unit net with its theory, and gradient descent on it.
 
     Args:
       wall: w [N], b [N], error and grad_norm [N over b, N over w].
       borders: name -> w and b of a curve.
+      descents: rows with clipping (a name), w, b and error [updates + 1].
+      everywhere: rows with clipping and final_error [starts].
+      saddle_nodes: w, and the two b at which stable states appear there.
     """
-    figure, panels = new_figure(2, width=9.4, height=3.6)
+    figure, (surface, norms, course, ends) = new_figure(2, rows=2, width=10.4, height=7.4)
     w, b = np.asarray(wall["w"]), np.asarray(wall["b"])
     norm = np.log10(np.maximum(np.asarray(wall["grad_norm"], float), 1e-12))
     titles = ("error", r"$\log_{10}$ gradient norm")
+    panels = (surface, norms)
     for axes, values, title in zip(panels, (np.asarray(wall["error"]), norm), titles, strict=True):
-        image = axes.pcolormesh(edges(w), edges(b), values, cmap="viridis", rasterized=True)
+        image = axes.pcolormesh(edges(w), edges(b), values, cmap="Greys", rasterized=True)
         figure.colorbar(image, ax=axes, label=title)
         for (name, line), style in zip(borders.items(), ("--", ":"), strict=False):
-            axes.plot(line["w"], line["b"], style, color="white", linewidth=1.3, label=name)
-        axes.set(
-            xlim=(w[0], w[-1]), ylim=(b[0], b[-1]), xlabel="w", ylabel="b",
-            title=r"$x_t = w\,\sigma(x_{t-1}) + b$, 50 steps: " + title,
-        )  # fmt: skip
+            axes.plot(line["w"], line["b"], style, color=COLOURS[5], linewidth=1.6, label=name)
+        places = [saddle_nodes["w"]] * 2
+        axes.plot(places, saddle_nodes["b"], "D", color=COLOURS[4], markeredgecolor="black",
+                  markersize=5, label=f"saddle nodes at w = {saddle_nodes['w']:g}")  # fmt: skip
+        axes.set(xlim=(w[0], w[-1]), ylim=(b[0], b[-1]), xlabel="w", ylabel="b")
         axes.grid(visible=False)
-        legend(axes, labelcolor="white", loc="upper right")
+    surface.set(title="error, and descents with and without clipping")
+    norms.set(title=r"gradient norm of $x_t = w\,\sigma(x_{t-1}) + b$, 50 steps")
+    for colour, row in zip(cycle(descents), descents, strict=False):
+        path = np.column_stack([row["w"], row["b"]])
+        surface.plot(*path.T, "o-", color=colour, linewidth=1.2, markersize=2.5,
+                     label=row["clipping"])  # fmt: skip
+        lengths = np.linalg.norm(np.diff(path, axis=0), axis=1)
+        course.plot(np.arange(1, len(path)), lengths, color=colour, linewidth=1.3,
+                    label=f"{row['clipping']}: final error {row['error'][-1]:.2g}")  # fmt: skip
+        is_out = (path < [w[0], b[0]]).any(axis=1) | (path > [w[-1], b[-1]]).any(axis=1)
+        if is_out.any():
+            first = path[np.argmax(is_out)]
+            course.annotate(
+                f"thrown to w = {first[0]:.0f}, b = {first[1]:.0f}",
+                (np.argmax(is_out), lengths[np.argmax(is_out) - 1]),
+                xytext=(30, -12), textcoords="offset points", fontsize=7.5, color=colour,
+                arrowprops={"arrowstyle": "->", "color": colour},
+            )  # fmt: skip
+    surface.plot(descents[0]["w"][0], descents[0]["b"][0], "*", color="black", markersize=10)
+    legend(surface, loc="upper right", frameon=True, fontsize=6.5)
+    course.set_yscale("log")
+    course.set(title="steps of these descents", xlabel="update", ylabel="length of the step")
+    legend(course, loc="upper right")
+    for colour, row in zip(cycle(everywhere), everywhere, strict=False):
+        errors = np.sort(np.nan_to_num(np.asarray(row["final_error"], float), nan=1.0))
+        share = np.arange(1, len(errors) + 1) / len(errors)
+        ends.step(np.maximum(errors, 1e-10), share, where="post", color=colour,
+                  label=row["clipping"])  # fmt: skip
+    ends.set_xscale("log")
+    ends.set(title=f"after descents from {len(errors)} starts on the surface",
+             xlabel="final error", ylabel="share of starts below", ylim=(0, 1.03))  # fmt: skip
+    legend(ends, loc="upper left")
     return figure
