@@ -514,7 +514,7 @@ def compare(manifest: Mapping[str, Any], finished: Run) -> Comparison:
     new += [f"check {name}" for name in checks if name not in manifest["checks"]]
     if new:
         notes.append(f"not in the manifest, record it anew: {', '.join(new)}")
-    if is_same and not changed and len(lines) == len(manifest["lines"]):
+    if not moved and is_same and not changed and len(lines) == len(manifest["lines"]):
         return Comparison("identical", notes=notes)
     other_data = manifest["data"] != data_digests(finished)
     notes += differences(manifest["made_with"], finished.record)

@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[1]
 STUDIES = sorted(
     path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
     for path in (ROOT / "experiments").rglob("*.py")
-    if path.stem not in ("__init__", "sweep")  # a sweep drives runs and has no numbers of its own
+    # A sweep and what checks the figures drive runs and have no numbers of their own.
+    if path.stem not in ("__init__", "sweep", "reproduce")
 )
 FIGURES = {
     "experiments.vanishing_gradients": {

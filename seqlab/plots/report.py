@@ -87,7 +87,7 @@ def clip_histogram(
         if value > 0:
             axes.axvline(np.log(value) / LN10, linestyle=style, color=colour, label=name)
     axes.set(title=title, xlabel=r"$\log_{10}$ gradient norm", ylabel="sequences")
-    legend(axes, loc="upper left")
+    legend(axes, loc="best")
 
 
 def unit_bars(shares: Mapping[str, float], axes: Axes, title: str = "") -> None:
@@ -121,5 +121,5 @@ def report_comparison(
     figure, axes = new_figure(2 if shares else 1, width=9.6 if shares else 4.8, height=3.5)
     gradient_curves(curves, axes[0], r"$\|dL/dcarry_t\|$: median and 10-90 %")
     if shares:
-        horizon_curves(shares, axes[1], "share of dL/dW in the last k steps: median, 10-90 %")
+        horizon_curves(shares, axes[1], "how far back dL/dW looks")
     return figure

@@ -72,7 +72,8 @@ def rate_text(slope: float, num_steps: int) -> str:
     if abs(slope) * num_steps < SLIGHT:
         return "hardly changes"
     verb = "halves" if slope < 0 else "doubles"
-    return f"{verb} every {theory.half_life(slope):.3g} steps"
+    every = f"{theory.half_life(slope):.3g}"
+    return f"{verb} every {every} {'step' if every == '1' else 'steps'}"
 
 
 def by_lag(values: np.ndarray, real: np.ndarray, is_backward: bool) -> np.ndarray:

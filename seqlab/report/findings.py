@@ -143,7 +143,7 @@ class Findings:
         trend = Trend.of(middle, self.dtype)
         fall = fall_lag(middle)
         text = f"dL/d{label}_t {trend.text}"
-        if fall is not None:
+        if fall is not None and trend.slope is not None:
             text += f"; down by 1e3 after {steps_text(fall)}"
         if trend.zero_from is not None:
             text += f"; exactly 0 from lag {trend.zero_from} on"

@@ -14,6 +14,8 @@ from seqlab.report.curves import entries, quantiles, short
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+MANY = 4  # leaves in one panel
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class GradientReport:
@@ -80,9 +82,13 @@ class GradientReport:
         from seqlab.plots.gradients import gradient_curves, path_curves
 
         arrays = self.arrays
+        named = entries(arrays, "log_norm")
+        if len(named) > MANY:  # of a stack, one leaf a layer
+            leaf = self.main.rpartition(".")[2]
+            named = {name: each for name, each in named.items() if name.endswith(f".{leaf}")}
         draw: list[Callable[[Any], None]] = [
             lambda axes: gradient_curves(
-                [self.curve(name, name) for name in entries(arrays, "log_norm")],
+                [self.curve(name, name) for name in named],
                 axes,
                 r"$\|dL/dcarry_t\|$: median and 10-90 % of sequences",
             )
@@ -129,7 +135,8 @@ class GradientReport:
             )
         bars = {f"gate {n}": float(v) for n, v in entries(arrays, "gate_saturated").items()}
         bars |= {name: float(v) for name, v in entries(arrays, "saturated").items()}
-        draw.append(lambda axes: panels.unit_bars(bars, axes, "saturation"))
+        if max(bars.values(), default=0.0) > 0.001:
+            draw.append(lambda axes: panels.unit_bars(bars, axes, "saturation"))
         figure = panels.report_panels(self.title, draw[:4])
         plt.close(figure)  # else a notebook shows it twice
         return figure
@@ -148,7 +155,7 @@ class GradientReport:
         """Layer -> median and 10-90 % of the share of dL/dW that the last steps carry, [L]."""
         found = {}
         for name, values in entries(self.arrays, "weight_share").items():
-            low, middle, high = quantiles(values)
+            low, middle, high = quantiles(np.where(np.isnan(values), 1.0, values))
             found[name] = (middle, low, high)
         return found
 
@@ -190,11 +197,8 @@ class ReportComparison:
 
         from seqlab.plots.report import report_comparison
 
-        shares = {}
-        for name, report in self.reports.items():
-            for layer, values in report.horizons().items():
-                label = name if len(report.horizons()) == 1 else f"{name}, {layer}"
-                shares[label] = values
+        tops = {name: list(each.horizons().values())[-1:] for name, each in self.reports.items()}
+        shares = {name: top[0] for name, top in tops.items() if top}
         curves = [each.curve(f"{name}, {each.main}") for name, each in self.reports.items()]
         figure = report_comparison(curves, shares)
         plt.close(figure)
