@@ -180,7 +180,7 @@ class Config:
     """train on lengths from this to each of `lengths`; None: on that alone"""
     max_updates: int | None = None
     """updates after which a net has failed; None: by task and study"""
-    check_every: int = 100
+    check_every: int = 50
     """updates between two looks"""
     num_test: int = 1000
     """fresh sequences on which the criterion is tested"""
@@ -484,6 +484,20 @@ def sample(task, rng, count, length, config):
         return task.make(rng, count, length)
     drawn = int(rng.integers(config.shortest, length, endpoint=True))
     return padded(task.make(rng, count, drawn), task.make(rng, 1, length).xs.shape[1])
+
+
+def exam(task, rng, length, config):
+    """`num_test` sequences; with `shortest`, of ten lengths from it to `length`."""
+    if config.shortest is None:
+        return task.make(rng, config.num_test, length)
+    lengths = np.linspace(config.shortest, length, 10).round().astype(int)
+    counts = np.diff(np.linspace(0, config.num_test, 11).astype(int))
+    parts = [
+        padded(task.make(rng, int(count), int(each)), task.make(rng, 1, length).xs.shape[1])
+        for count, each in zip(counts, lengths, strict=True)
+        if count
+    ]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
 def padded(batch, num_steps):

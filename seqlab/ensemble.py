@@ -1,16 +1,23 @@
-"""Nets trained side by side in one compiled program: seeds, gains, initialisations."""
+"""Nets trained side by side in one compiled program: seeds, gains, initialisations.
 
+`train_nets` shares out the nets over the devices, for short trainings. `SideBySide` is a training
+step for a `seqlab.session.Session`, which saves, resumes and shares out the batch.
+"""
+
+import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from seqlab.errors import InputError
-from seqlab.train import TrainState, first_nonfinite
-from seqlab.types import SHARDS, Array
+from seqlab.train import Gradients, TrainState, TrainStep, first_nonfinite
+from seqlab.types import SHARDS, Array, Params
 
 Step = Callable[[TrainState, Any], tuple[TrainState, dict[str, Any]]]
 
@@ -60,6 +67,8 @@ def train_nets(
             out_specs=(nets, nets_in_time),
             check_vma=False,
         )
+        # In its place from the start, or the second call would be another program.
+        state = jax.device_put(state, NamedSharding(mesh, nets))
     compiled = jax.jit(block)
     step = int(np.max(state.step))
     batches = iter(batches)
@@ -77,6 +86,28 @@ def train_nets(
         yield step, state, metrics
 
 
+def map_nets(
+    function: Callable[..., Any], num_nets: int, *, num_devices: int | None = None
+) -> Callable[..., Any]:
+    """A compiled `function` of one net, mapped over N nets that are shared out over the devices.
+
+    Args:
+      function: of trees of arrays, one net's.
+      num_nets: N, the first axis of every leaf that the result is called with and returns.
+      num_devices: as in `train_nets`.
+
+    Raises:
+      InputError: devices that cannot have equal shares of the nets.
+    """
+    count = share_out(num_nets, num_devices)
+    mapped = jax.vmap(function)
+    if count > 1:
+        mesh = Mesh(np.asarray(jax.devices()[:count]), (SHARDS,))
+        nets = PartitionSpec(SHARDS)
+        mapped = jax.shard_map(mapped, mesh=mesh, in_specs=nets, out_specs=nets, check_vma=False)
+    return jax.jit(mapped)
+
+
 def share_out(num_nets: int, num_devices: int | None = None) -> int:
     """How many devices have equal shares of the nets: the most of them, or `num_devices`.
 
@@ -91,3 +122,61 @@ def share_out(num_nets: int, num_devices: int | None = None) -> int:
     if num_nets % num_devices:
         raise InputError(f"{num_nets} nets cannot be shared out evenly over {num_devices} devices")
     return num_devices
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """One training step of N nets of each of several kinds, `(state, batch) -> (state, metrics)`.
+
+    Each net is updated, clipped or left out by itself, as the `TrainStep` of its kind does it. The
+    state is one `TrainState`, whose params and opt_state are dicts by kind with leaves [N, ...];
+    `skipped` counts the updates of all nets. A batch has leaves [B, N, ...], a net's rows each; its
+    rows can so be shared out over devices. The metrics of a kind are [N]; "skipped" is 1 where any
+    net's update was left out.
+
+    Attributes:
+      kinds: (name, step) of each kind; the steps are not stateful, and what is random in them is
+        the same for all nets of a kind.
+      mesh: set by a `Session` with devices.
+    """
+
+    kinds: tuple[tuple[str, TrainStep], ...]
+    mesh: Mesh | None = None
+
+    def init(self, params: Mapping[str, Params], key: Array) -> TrainState:
+        """State before the first batch, from params by kind with leaves [N, ...]."""
+        opt_state = {name: jax.vmap(step.optimizer.init)(params[name]) for name, step in self.kinds}
+        zero = jnp.zeros((), jnp.int32)
+        return TrainState(zero, dict(params), opt_state, key, zero)
+
+    def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
+        """The state after one more batch, and its metrics by kind."""
+        params, opt_state, metrics = {}, {}, {}
+        key, *keys = jax.random.split(state.key, 1 + len(self.kinds))
+        for (name, step), kind_key in zip(self.kinds, keys, strict=True):
+            step = dataclasses.replace(step, mesh=self.mesh)
+
+            def update(params, opt_state, batch, step=step, key=kind_key):
+                own = dataclasses.replace(state, params=params, opt_state=opt_state, key=key)
+                new, metrics = step(own, batch)
+                return new.params, new.opt_state, metrics
+
+            params[name], opt_state[name], metrics[name] = jax.vmap(update, in_axes=(0, 0, 1))(
+                state.params[name], state.opt_state[name], batch
+            )
+        skipped = sum(jnp.sum(each["skipped"]) for each in metrics.values())
+        new = TrainState(state.step + 1, params, opt_state, key, state.skipped + skipped)
+        return new, {**metrics, "skipped": jnp.minimum(skipped, 1)}
+
+    def gradients(self, state: TrainState, batch: Any, key: Array) -> Gradients:
+        """Losses and gradients of all nets, for the record of a step that is not finite."""
+        found = {}
+        keys = jax.random.split(key, len(self.kinds))
+        for (name, step), kind_key in zip(self.kinds, keys, strict=True):
+
+            def walk(params, batch, step=step, key=kind_key):
+                return step.gradients(dataclasses.replace(state, params=params), batch, key)
+
+            found[name] = jax.vmap(walk, in_axes=(0, 1))(state.params[name], batch)
+        losses = jnp.concatenate([each.loss for each in found.values()])
+        return Gradients(losses, {}, None, {name: each.params for name, each in found.items()})

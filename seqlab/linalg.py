@@ -1,9 +1,9 @@
-"""QR decompositions that cannot wait for each other.
+"""Decompositions that cannot wait for each other.
 
-Under `vmap` they are taken one after the other. XLA's own batch of them shares itself out over the
-processor's threads and waits for these: of two such batches at once, as the gates of nets drawn
-side by side have, each can hold the thread that the other waits for, for ever (seen with jaxlib
-0.10.2 on two cores).
+Under `vmap` they are taken one after the other. XLA's own batch of them on a processor shares
+itself out over the processor's threads and waits for these: of two such batches at once, as the
+gates of nets drawn side by side have, each can hold the thread that the other waits for, for ever
+(seen with jaxlib 0.10.2 on two cores).
 """
 
 from functools import partial
@@ -30,3 +30,18 @@ def qr(matrix: Array) -> tuple[Array, Array]:
     """Q [M, K] and R [K, N] of a matrix [M, N], K the smaller of M and N."""
     basis, upper = jnp.linalg.qr(matrix)
     return basis, upper
+
+
+def solve(matrix: Array, right: Array) -> Array:
+    """X [N, K] with `matrix` X = `right`, [N, N] and [N, K]; has derivatives of any order."""
+    return jax.lax.custom_linear_solve(
+        lambda x: matrix @ x,
+        right,
+        solve=lambda _, right: _solve(matrix, right),
+        transpose_solve=lambda _, right: _solve(matrix.T, right),
+    )
+
+
+@jax.custom_batching.sequential_vmap
+def _solve(matrix, right):
+    return jnp.linalg.solve(matrix, right)

@@ -108,6 +108,7 @@ class RunLog:
             "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": _versions(),
             "device": _device(),
+            "processor": processor(),
             "track": track,
             "git_commit": commit,
             "git_modified": modified,
@@ -608,6 +609,16 @@ def _device() -> str:
     if devices[0].platform == "cpu":
         return f"cpu ({cores} cores)"
     return f"{devices[0].platform}: {len(devices)} x {devices[0].device_kind}"
+
+
+def processor() -> str:
+    """The model's name, where the system tells it."""
+    path = Path("/proc/cpuinfo")
+    for line in path.read_text().splitlines() if path.exists() else ():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return platform.processor() or platform.machine()
 
 
 def _peak_rss_mb() -> float | None:

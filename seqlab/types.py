@@ -54,6 +54,14 @@ class RoutedCell(Cell, Protocol):
         ...
 
 
+class GatedCell(Cell, Protocol):
+    """A cell that names its gates, for `gradflow.gates`."""
+
+    def gates(self, params: Params, carry: Carry, x: Array) -> dict[str, Array]:
+        """The gates of one step from the carry before it, name -> numbers from 0 to 1 [..., H]."""
+        ...
+
+
 @struct.dataclass
 class Output:
     """What a model returns.

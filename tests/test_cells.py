@@ -382,12 +382,14 @@ def test_a_gate_may_be_clamped_to_any_constant(x64, field, clamp):
 def test_the_first_carry_is_zero_in_the_dtype_of_the_weights(name):
     cell = CELLS[name](hidden_size=H)
     params = cell.init(jax.random.key(0), D)
+    width = getattr(cell, "num_units", H)
     for dtype in (jnp.float32, jnp.bfloat16):
         cast = jax.tree.map(lambda leaf, dtype=dtype: leaf.astype(dtype), params)
         for batch_shape in ((), (2,), (2, 3)):
             first = cell.initial_carry(cast, batch_shape)
             for leaf in jax.tree.leaves(first):
-                assert leaf.shape == (*batch_shape, getattr(cell, "num_units", H))
+                is_memory = name == "lmu" and leaf is first.m
+                assert leaf.shape == (*batch_shape, cell.order if is_memory else width)
                 assert leaf.dtype == dtype
                 assert np.count_nonzero(leaf) == 0
 

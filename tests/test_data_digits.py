@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seqlab.data.digits import digits, mnist, read_idx
+from seqlab.data.digits import digits, load_images, mnist, read_idx
 from seqlab.data.sources import SOURCES, File
 from seqlab.errors import InputError
 
@@ -114,6 +114,19 @@ def test_permuted_mnist_uses_one_order_for_all_images(small):
         np.testing.assert_array_equal(part.xs[:, order], moved.xs)
         np.testing.assert_array_equal(part.labels, moved.labels)
     assert not np.array_equal(mnist(permutation_seed=8)[0].xs, permuted[0].xs)
+
+
+def test_images_by_name(small):
+    for name, plain in (("digits", digits()), ("mnist", mnist())):
+        order = np.random.RandomState(3).permutation(plain[0].xs.shape[1])
+        for part, same, moved in zip(
+            plain, load_images(name, 3), load_images(f"permuted-{name}", 3), strict=True
+        ):
+            np.testing.assert_array_equal(part.xs, same.xs)
+            np.testing.assert_array_equal(part.xs[:, order], moved.xs)
+            np.testing.assert_array_equal(part.labels, moved.labels)
+    with pytest.raises(InputError, match="did you mean 'permuted-mnist'"):
+        load_images("permuted-mnst")
 
 
 def test_images_and_labels_of_unequal_number(small):

@@ -8,12 +8,13 @@ import pytest
 
 from seqlab.cells.rnn import RNN
 from seqlab.data.synthetic import adding
-from seqlab.ensemble import share_out, train_nets
+from seqlab.ensemble import SideBySide, share_out, train_nets
 from seqlab.errors import InputError
-from seqlab.losses import squared_error
+from seqlab.losses import masked_mean, squared_error
 from seqlab.metrics import bootstrap
 from seqlab.models.functional import functional
 from seqlab.models.recurrent import ManyToOne
+from seqlab.recorder import locate_step
 from seqlab.train import init_state, make_train_step, steps
 
 N, B, T = 3, 4, 6
@@ -87,3 +88,75 @@ def test_a_bootstrap_interval_covers_as_often_as_it_says():
     np.testing.assert_array_equal(np.ravel(bootstrap(values[:1])), np.tile(values[0], 3))
     with pytest.raises(ValueError, match="no rows"):
         bootstrap(np.zeros((0, 2)))
+
+
+KINDS = {
+    "rnn": MODEL,
+    "relu": functional(ManyToOne, RNN(4, activation="relu"), input_size=2, output_size=1),
+}
+
+
+def kind_step(name):
+    def loss_fn(params, batch, key):
+        del key
+        errors = squared_error(KINDS[name].apply(params, batch["xs"]).logits, batch["targets"])
+        weight = jnp.sum(batch["is_real"])
+        return masked_mean(errors, batch["is_real"]), {"weight": weight}
+
+    return make_train_step(loss_fn, ADAM, clip_norm=1.0)
+
+
+STEPS = {name: kind_step(name) for name in KINDS}
+
+
+def side_by_side():
+    keys = jax.random.split(jax.random.key(0), N)
+    params = {name: jax.vmap(model.init)(keys) for name, model in KINDS.items()}
+    step = SideBySide(tuple(STEPS.items()))
+    return step, step.init(params, jax.random.key(1))
+
+
+def batch_first(count):
+    for k, (xs, targets, _) in enumerate(drawn(count)):
+        is_real = np.arange(B)[:, None] < np.array([B, B - 1, 1 + k % B])
+        yield {"xs": xs.swapaxes(0, 1), "targets": targets.swapaxes(0, 1), "is_real": is_real}
+
+
+@pytest.mark.usefixtures("x64")
+def test_nets_of_several_kinds_are_those_trained_alone():
+    step, state = side_by_side()
+    first = state.params
+    jitted, seen = jax.jit(step), []
+    for batch in batch_first(4):
+        state, metrics = jitted(state, batch)
+        seen.append(metrics)
+    assert int(state.step) == 4
+    assert int(state.skipped) == 0
+    for name in KINDS:
+        for net in range(N):
+            params = jax.tree.map(lambda leaf, net=net: leaf[net], first[name])
+            rows = (jax.tree.map(lambda leaf, net=net: leaf[:, net], b) for b in batch_first(4))
+            own = init_state(params, ADAM, jax.random.key(2))
+            *_, (_, alone, metrics) = steps(STEPS[name], own, rows)
+            np.testing.assert_allclose(
+                seen[-1][name]["grad_norm"][net], metrics["grad_norm"], rtol=1e-10
+            )
+            for a, b in zip(
+                jax.tree.leaves(state.params[name]), jax.tree.leaves(alone.params), strict=True
+            ):
+                np.testing.assert_allclose(a[net], b, rtol=1e-10)
+
+
+def test_a_net_that_is_not_finite_is_left_out_alone():
+    step, state = side_by_side()
+    (batch,) = batch_first(1)
+    batch["xs"][0, 1, 3, 0] = np.inf  # of net 1, which tanh forgives and relu does not
+    new, metrics = jax.jit(step)(state, batch)
+    assert metrics["relu"]["skipped"].tolist() == [0, 1, 0]
+    assert int(metrics["skipped"]) == 1
+    assert int(new.skipped) == sum(int(jnp.sum(metrics[name]["skipped"])) for name in KINDS)
+    bias = [each.params["relu"]["head"]["bias"] for each in (state, new)]
+    assert [bool(bias[0][net] != bias[1][net]) for net in range(N)] == [True, False, True]
+    origin = locate_step(step, state, batch)
+    assert origin is not None
+    assert origin.name == "batch.xs[0, 1, 3, 0]"

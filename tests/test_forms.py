@@ -22,7 +22,7 @@ EVERY_CELL = {
     "gru-before-state": GRU(H, z_multiplies="state"),
     "lstm-half-open": LSTM(H, forget_gate=0.5, input_activation="sigmoid"),
     "lstm-relu": LSTM(H, output_activation="relu"),
-    "mgu": MGU(H),
+    "own": MGU(H),
 }
 MASK = jnp.arange(T)[None] < jnp.array([[T], [4], [0]])
 HOLES = MASK & (jnp.arange(T)[None] != jnp.array([[5], [2], [1]]))
@@ -87,7 +87,7 @@ def test_every_cell_under_every_option(name, options):
     assert_same(both_forms(walk, *problem(cell)))
 
 
-REPRESENTATIVES = ["rnn", "lstm", "gru-after", "mgu"]  # one of every kind of code
+REPRESENTATIVES = ["rnn", "lstm", "gru-after", "own"]  # one of every kind of code
 each_kind = pytest.mark.parametrize("name", REPRESENTATIVES)
 
 
@@ -120,7 +120,7 @@ def test_stacks_in_both_directions(name):
                 bidirectional=True,
                 mask=MASK,
                 dropout=0.3,
-                recurrent_dropout=0.2 if name != "mgu" else 0.0,
+                recurrent_dropout=0.2 if name != "own" else 0.0,
                 key=jax.random.key(1),
             ),
             params,

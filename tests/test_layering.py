@@ -31,6 +31,7 @@ ALLOWED = {
     "devices": {"types"},
     "ensemble": {"types", "train"},
     "recorder": {"types", "recurrence", "train", "checkpoint"},
+    "report": {"types", "cells", "recurrence", "gradflow", "recorder", "plots"},
     "session": {"types", "train", "checkpoint", "recorder", "devices", "runlog"},
     "replay": {"checkpoint", "recorder", "runlog", "cli"},
     "writers": set(),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seqlab.linalg import orthogonal, qr
+from seqlab.linalg import orthogonal, qr, solve
 
 # Each program holds two batches of decompositions that nothing keeps apart; with XLA's own batching
 # this hangs within the first few on a machine of two cores.
@@ -16,9 +16,9 @@ SIDE_BY_SIDE = """
 import jax, jax.numpy as jnp
 jax.config.update("jax_num_cpu_devices", 2)
 from seqlab.cells.lstm import LSTM
-from seqlab.linalg import qr
+from seqlab.linalg import qr, solve
 init = jax.jit(jax.vmap(lambda key: LSTM(48).init(key, 3)))
-both = jax.jit(jax.vmap(lambda a, b: (qr(a), qr(b))))
+both = jax.jit(jax.vmap(lambda a, b: (qr(a), qr(b), solve(a, b), solve(b, a))))
 for seed in range(60):
     keys = jax.random.split(jax.random.key(seed), 8)
     jax.block_until_ready(init(keys))
@@ -53,3 +53,19 @@ def test_orthogonal_matrices_are_those_of_jax(shape):
         np.testing.assert_allclose(gram, np.eye(small), atol=1e-14)
         theirs = jax.nn.initializers.orthogonal()(jax.random.key(seed), shape, jnp.float64)
         np.testing.assert_array_equal(matrix, theirs)
+
+
+@pytest.mark.usefixtures("x64")
+def test_solutions_and_their_derivatives_are_those_of_jax():
+    rng = np.random.default_rng(1)
+    matrices, right = (jnp.asarray(rng.normal(size=(3, 4, 4))) for _ in range(2))
+
+    def value(solve):
+        return lambda a, b: jnp.sum(jnp.sin(solve(a, b)))
+
+    for derivative in (lambda f: f, lambda f: jax.grad(f, (0, 1)), jax.jacfwd, jax.hessian):
+        found, expected = (
+            jax.vmap(derivative(value(each)))(matrices, right) for each in (solve, jnp.linalg.solve)
+        )
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9 * np.abs(b).max())

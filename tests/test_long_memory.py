@@ -11,6 +11,7 @@ from experiments.long_memory import (
     METHODS,
     TASKS,
     Config,
+    exam,
     filled,
     judge,
     kinds,
@@ -89,6 +90,9 @@ def test_lengths_are_drawn_from_the_shortest_on():
     }
     assert lengths == set(range(20, 31))
     assert sample(TASKS["temporal-order"], numbers, 2, 30, config).xs.shape == (2, 30, 6)
+    examined = exam(TASKS["temporal-order"], numbers, 30, config)
+    assert examined.xs.shape == (config.num_test, 30, 6)
+    assert len(set(examined.mask.sum(axis=1))) == 10
 
 
 @pytest.mark.parametrize("init", INITS)

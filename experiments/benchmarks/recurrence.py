@@ -20,7 +20,6 @@ import importlib.metadata
 import importlib.util
 import math
 import os
-import platform
 import statistics
 import sys
 import time
@@ -42,7 +41,7 @@ from seqlab.data.checks import check_at_least, check_known
 from seqlab.devices import Devices, num_cores
 from seqlab.errors import InputError
 from seqlab.recurrence import unroll
-from seqlab.runlog import RunLog, read_run
+from seqlab.runlog import RunLog, processor, read_run
 from seqlab.timing import time_variants
 from seqlab.types import SHARDS
 
@@ -450,16 +449,6 @@ def machine(num_devices, with_torch):
         except importlib.metadata.PackageNotFoundError:
             parts.append(f"no {package}")
     return ", ".join(parts)
-
-
-def processor():
-    """The model's name, where the system tells it."""
-    path = Path("/proc/cpuinfo")
-    for line in path.read_text().splitlines() if path.exists() else ():
-        name, _, value = line.partition(":")
-        if name.strip() == "model name":
-            return value.strip()
-    return platform.processor() or platform.machine()
 
 
 def plot(path: Path) -> None:

@@ -9,7 +9,14 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from seqlab.cells.affine import Init, check_fields, init_matrix, project, spread
+from seqlab.cells.affine import (
+    Init,
+    check_fields,
+    chrono_bias,
+    init_matrix,
+    project,
+    spread,
+)
 from seqlab.errors import InputError
 from seqlab.types import Array
 
@@ -26,6 +33,11 @@ def _gate(params, x):
     return project(x, params["W_x"], "x") + spread(params["b"], x)
 
 
+def _candidate(a, is_positive):
+    """The pre-activation itself, or a + 1/2 from zero on and sigmoid(a) below."""
+    return jnp.where(a >= 0.0, a + 0.5, jax.nn.sigmoid(a)) if is_positive else a
+
+
 @dataclass(frozen=True)
 class MinGRU:
     """Minimal gated recurrent unit; the carry is h itself.
@@ -33,19 +45,24 @@ class MinGRU:
         z = sigmoid(W^z x + b^z)     n = W^n x + b^n     h' = (1 - z) * h + z * n
 
     The gate and the candidate read the input alone, so dh'/dh = diag(1 - z). Convention: z is on
-    the candidate; the candidate has no squashing (the published log-space form, for positive
-    candidates only, is another cell).
+    the candidate; the candidate has no squashing. The published log-space form makes it positive
+    first; nothing else about that form is another function.
 
     Attributes:
       hidden_size: H, width of h.
       update_bias: initial b^z; negative remembers longer.
+      positive: n = g(W^n x + b^n), g(a) = a + 1/2 for a >= 0 and sigmoid(a) below.
+      chrono_steps: None, or the longest dependence T_max in steps: b^z = -log U[1, T_max - 1], in
+        place of `update_bias`.
       weight_init: how W^z and W^n begin (`input`, `input_gain`).
 
-    References: Feng et al., 2024, section 3.1.
+    References: Feng et al., 2024, section 3.1, appendix B (log space); Tallec and Ollivier, 2018.
     """
 
     hidden_size: int
     update_bias: float = 0.0
+    positive: bool = False
+    chrono_steps: float | None = None
     weight_init: Init = Init()
 
     def __post_init__(self):
@@ -53,12 +70,15 @@ class MinGRU:
 
     def init(self, key, input_size):
         """Parameters by gate: `{"z": {"W_x", "b"}, "n": ...}`."""
-        key_z, key_n = jax.random.split(key)
+        key_z, key_n, key_chrono = jax.random.split(key, 3)
         init, size = self.weight_init, self.hidden_size
-        return {
+        params = {
             "z": _init_gate(key_z, input_size, size, self.update_bias, init),
             "n": _init_gate(key_n, input_size, size, 0.0, init),
         }
+        if self.chrono_steps is not None:
+            params["z"]["b"] = -chrono_bias(key_chrono, size, self.chrono_steps)
+        return params
 
     def initial_carry(self, params, batch_shape=()):
         """Zeros, [*batch_shape, H]."""
@@ -66,12 +86,17 @@ class MinGRU:
 
     def step(self, params, h, x):
         """One step."""
-        with jax.named_scope("z"):
-            z = jax.nn.sigmoid(_gate(params["z"], x))
+        z = self.gates(params, h, x)["z"]
         with jax.named_scope("n"):
-            n = _gate(params["n"], x)
+            n = _candidate(_gate(params["n"], x), self.positive)
         with jax.named_scope("h"):
             return (1.0 - z) * h + z * n
+
+    def gates(self, params, h, x):
+        """The gate of one step, {"z": [..., H]}, from the input alone."""
+        del h
+        with jax.named_scope("z"):
+            return {"z": jax.nn.sigmoid(_gate(params["z"], x))}
 
     def output(self, h):
         """H itself."""
@@ -91,13 +116,18 @@ class MinLSTM:
     Attributes:
       hidden_size: H, width of h.
       forget_bias: initial b^f.
+      positive: n = g(W^n x + b^n), as in `MinGRU`.
+      chrono_steps: None, or the longest dependence T_max in steps: b^f = log U[1, T_max - 1], b^i =
+        -b^f, in place of `forget_bias`.
       weight_init: how the matrices begin (`input`, `input_gain`).
 
-    References: Feng et al., 2024, section 3.2.
+    References: Feng et al., 2024, section 3.2, appendix B (log space); Tallec and Ollivier, 2018.
     """
 
     hidden_size: int
     forget_bias: float = 1.0
+    positive: bool = False
+    chrono_steps: float | None = None
     weight_init: Init = Init()
 
     def __post_init__(self):
@@ -106,10 +136,15 @@ class MinLSTM:
     def init(self, key, input_size):
         """Parameters by gate: `{"f": {"W_x", "b"}, "i": ..., "n": ...}`."""
         biases = {"f": self.forget_bias, "i": 0.0, "n": 0.0}
-        return {
+        *keys, key_chrono = jax.random.split(key, 4)
+        params = {
             name: _init_gate(gate_key, input_size, self.hidden_size, biases[name], self.weight_init)
-            for gate_key, name in zip(jax.random.split(key, 3), biases, strict=True)
+            for gate_key, name in zip(keys, biases, strict=True)
         }
+        if self.chrono_steps is not None:
+            bias = chrono_bias(key_chrono, self.hidden_size, self.chrono_steps)
+            params["f"]["b"], params["i"]["b"] = bias, -bias
+        return params
 
     def initial_carry(self, params, batch_shape=()):
         """Zeros, [*batch_shape, H]."""
@@ -117,14 +152,19 @@ class MinLSTM:
 
     def step(self, params, h, x):
         """One step."""
+        f = self.gates(params, h, x)["f"]
+        with jax.named_scope("n"):
+            n = _candidate(_gate(params["n"], x), self.positive)
+        with jax.named_scope("h"):
+            return f * h + (1.0 - f) * n
+
+    def gates(self, params, h, x):
+        """The share of h that one step keeps, {"f": f / (f + i) [..., H]}, from the input alone."""
+        del h
         a, b = _gate(params["f"], x), _gate(params["i"], x)
         with jax.named_scope("f"):
             # f / (f + i) = sigmoid(log f - log i): no 0 / 0 where both gates are shut.
-            f = jax.nn.sigmoid(jax.nn.log_sigmoid(a) - jax.nn.log_sigmoid(b))
-        with jax.named_scope("n"):
-            n = _gate(params["n"], x)
-        with jax.named_scope("h"):
-            return f * h + (1.0 - f) * n
+            return {"f": jax.nn.sigmoid(jax.nn.log_sigmoid(a) - jax.nn.log_sigmoid(b))}
 
     def output(self, h):
         """H itself."""

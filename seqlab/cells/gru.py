@@ -106,6 +106,14 @@ class GRU:
         so on; "state" is the direct path, (1 - z) * h. With the same carry in every route this is
         `step`, and the parts add up to its derivative.
         """
+        return self._step(params, reads, x, recurrent_mask)[0]
+
+    def gates(self, params, h, x):
+        """The gates of one step, {"r", "z": [..., H]}."""
+        return self._step(params, dict.fromkeys(self.routes, h), x)[1]
+
+    def _step(self, params, reads, x, recurrent_mask=None):
+        """(the next h, the gates on the way to it)."""
         masked = {
             name: h if recurrent_mask is None else h * recurrent_mask for name, h in reads.items()
         }
@@ -123,7 +131,7 @@ class GRU:
             n = jnp.tanh(a)
         with jax.named_scope("h"):
             keep = z if self.z_multiplies == "state" else 1.0 - z
-            return keep * reads["state"] + (1.0 - keep) * n
+            return keep * reads["state"] + (1.0 - keep) * n, {"r": r, "z": z}
 
     def output(self, h):
         """H itself."""

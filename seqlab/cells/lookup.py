@@ -8,10 +8,19 @@ from typing import Any
 
 from seqlab.cells import lstm
 from seqlab.cells.affine import Init
+from seqlab.cells.antisymmetric import AntisymmetricRNN
 from seqlab.cells.diagonal import LRU, MinGRU, MinLSTM
 from seqlab.cells.gru import GRU
+from seqlab.cells.janet import JANET
+from seqlab.cells.lem import LEM
+from seqlab.cells.lmu import LMU
 from seqlab.cells.lstm import LSTM
+from seqlab.cells.mgu import MGU
+from seqlab.cells.minimalrnn import MinimalRNN
+from seqlab.cells.oscillators import CoRNN, UnICORNN
 from seqlab.cells.rnn import RNN, PreactivationRNN
+from seqlab.cells.slstm import SLSTM
+from seqlab.cells.unitary import ORNN, URNN
 from seqlab.errors import InputError
 from seqlab.types import Cell
 
@@ -41,6 +50,17 @@ CELLS: dict[str, Callable[..., Any]] = {
     "mingru": MinGRU,
     "minlstm": MinLSTM,
     "lru": LRU,
+    "mgu": MGU,
+    "janet": JANET,
+    "minimalrnn": MinimalRNN,
+    "slstm": SLSTM,
+    "urnn": URNN,
+    "ornn": ORNN,
+    "antisymmetric": AntisymmetricRNN,
+    "cornn": CoRNN,
+    "unicornn": UnICORNN,
+    "lem": LEM,
+    "lmu": LMU,
 }
 
 

@@ -163,6 +163,14 @@ class LSTM:
         so on; "cell" is the direct path, f * c. With the same carry in every route this is `step`,
         and the parts add up to its derivative.
         """
+        return self._step(params, reads, x, recurrent_mask)[0]
+
+    def gates(self, params, carry, x):
+        """The gates of one step, {"i", "f", "o": [..., H]}; a clamped one is its constant."""
+        return self._step(params, dict.fromkeys(self.routes, carry), x)[1]
+
+    def _step(self, params, reads, x, recurrent_mask=None):
+        """(the next carry, the gates on the way to it)."""
 
         def preactivation(name, c=None):
             carry = reads[name]
@@ -190,9 +198,10 @@ class LSTM:
         o = gate("o", self.output_gate, c)
         with jax.named_scope("h"):
             h = o * ACTIVATIONS[self.output_activation](c)
+        gates = {"i": i, "f": f, "o": o}
         if self.gate_recurrence:
-            return GatedCarry(h=h, c=c, i=i, f=f, o=o)
-        return LSTMCarry(h=h, c=c)
+            return GatedCarry(h=h, c=c, **gates), gates
+        return LSTMCarry(h=h, c=c), gates
 
     def output(self, carry):
         """H, [..., H]."""

@@ -10,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from seqlab.data import sources
-from seqlab.data.checks import check_finite
+from seqlab.data.checks import check_finite, check_known
 from seqlab.errors import InputError
 
+IMAGES = ("digits", "permuted-digits", "mnist", "permuted-mnist")
 DIGITS_TEST_SIZE = 360  # of 1,797 images
 DIGITS_SPLIT_SEED = 0
 
@@ -29,12 +30,40 @@ class Labelled(NamedTuple):
     labels: np.ndarray
 
 
-def digits() -> tuple[Labelled, Labelled]:
+def load_images(dataset: str, permutation_seed: int = 0) -> tuple[Labelled, Labelled]:
+    """The images of that name, one of `IMAGES`: (train, test).
+
+    Args:
+      dataset: `digits` or `mnist`, whose pixels come in scan-line order, or the same permuted.
+      permutation_seed: of the order in which permuted images have their pixels.
+
+    Raises:
+      InputError: an unknown name, or images that cannot be had.
+    """
+    check_known(dataset, IMAGES, "dataset")
+    load = mnist if dataset.endswith("mnist") else digits
+    return load(permutation_seed if dataset.startswith("permuted") else None)
+
+
+def pixel_order(num_pixels: int, permutation_seed: int | None) -> np.ndarray:
+    """Which pixel is read at each step, [T]: those of the scan line, or one order for all images.
+
+    The order is `RandomState(permutation_seed).permutation(T)`, which no numpy version changes.
+    """
+    if permutation_seed is None:
+        return np.arange(num_pixels)
+    return np.random.RandomState(permutation_seed).permutation(num_pixels)
+
+
+def digits(permutation_seed: int | None = None) -> tuple[Labelled, Labelled]:
     """The 8x8 digits that come with scikit-learn as sequences of T = 64 steps: (train, test).
 
     Train has 1,437 images and test 360, taken in the order of `RandomState(0).permutation(1797)`,
     which no numpy version changes. The same 13 people wrote both parts. Grey levels 0 .. 16 are
     divided by 16.
+
+    Args:
+      permutation_seed: None for scan-line order, else see `pixel_order`.
 
     Raises:
       InputError: scikit-learn is not installed.
@@ -48,7 +77,8 @@ def digits() -> tuple[Labelled, Labelled]:
     images, labels = load_digits(return_X_y=True)
     check_finite(images, "digits")
     order = np.random.RandomState(DIGITS_SPLIT_SEED).permutation(len(images))
-    xs = (images[order, :, None] / 16).astype(np.float32)
+    pixels = images[:, pixel_order(64, permutation_seed)]
+    xs = (pixels[order, :, None] / 16).astype(np.float32)
     labels = labels[order].astype(np.int32)
     return (
         Labelled(xs[:-DIGITS_TEST_SIZE], labels[:-DIGITS_TEST_SIZE]),
@@ -63,9 +93,8 @@ def mnist(permutation_seed: int | None = None) -> tuple[Labelled, Labelled]:
     A mirror may hold the training images in another than the official order (`sources.SOURCES`).
 
     Args:
-      permutation_seed: None for scan-line order; else all images have their pixels in the order of
-        `RandomState(permutation_seed).permutation(784)`, which no numpy version changes. Published
-        figures for permuted MNIST each use a permutation of their own.
+      permutation_seed: None for scan-line order, else see `pixel_order`. Published figures for
+        permuted MNIST each use a permutation of their own.
 
     Raises:
       InputError: a file that cannot be had, or is not what it should be.
@@ -73,9 +102,7 @@ def mnist(permutation_seed: int | None = None) -> tuple[Labelled, Labelled]:
     References: Le, Jaitly and Hinton, 2015 (scan-line and permuted order).
     """
     paths = sources.fetch("mnist")
-    order = np.arange(784)
-    if permutation_seed is not None:
-        order = np.random.RandomState(permutation_seed).permutation(784)
+    order = pixel_order(784, permutation_seed)
     return (
         _labelled(paths["train-images-idx3-ubyte.gz"], paths["train-labels-idx1-ubyte.gz"], order),
         _labelled(paths["t10k-images-idx3-ubyte.gz"], paths["t10k-labels-idx1-ubyte.gz"], order),

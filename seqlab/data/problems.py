@@ -13,7 +13,7 @@ from seqlab.data.vocabulary import Characters
 from seqlab.errors import InputError
 
 TEXTS = ("embedded", "tinyshakespeare", "ptb")
-IMAGES = ("digits", "mnist", "permuted-mnist")
+IMAGES = digits.IMAGES
 TASKS = ("adding", "copy-memory", "temporal-order")
 HELD_OUT = 0.1  # share of a text, its end, that is not trained on
 
@@ -116,10 +116,7 @@ def _text_problem(dataset, corpus, seq_len, every_step):
 
 
 def _image_problem(dataset):
-    if dataset == "digits":
-        train, test = digits.digits()
-    else:
-        train, test = digits.mnist(permutation_seed=0 if dataset == "permuted-mnist" else None)
+    train, test = digits.load_images(dataset)
 
     def sample(rng, count, is_test):
         part = test if is_test else train

@@ -106,6 +106,28 @@ def lyapunov_exponents(
         every = max(1, every // 2)
 
 
+def kaplan_yorke_dimension(exponents: Array) -> Array:
+    """Dimension of the set that the states settle on, from a whole spectrum [..., S], [...].
+
+        D = k + (l_1 + ... + l_k) / |l_{k+1}|,    k the most exponents whose sum is not negative
+
+    A volume of D dimensions neither grows nor shrinks, by linear interpolation between k and k + 1.
+    0 where all exponents are negative, S where the sum of all is not. They may come in any order.
+
+    References: Kaplan and Yorke, 1979.
+    """
+    exponents = -jnp.sort(-exponents, axis=-1)
+    sums = jnp.cumsum(exponents, axis=-1)
+    size = exponents.shape[-1]
+    count = jnp.sum(sums >= 0, axis=-1)  # sums rise and then fall: those not negative come first
+    padded = jnp.pad(sums, [(0, 0)] * (sums.ndim - 1) + [(1, 0)])
+    total = jnp.take_along_axis(padded, count[..., None], axis=-1)[..., 0]
+    following = jnp.minimum(count, size - 1)[..., None]
+    next_exponent = jnp.take_along_axis(exponents, following, axis=-1)[..., 0]
+    share = total / jnp.where(count < size, jnp.abs(next_exponent), 1.0)
+    return count + jnp.where(count < size, share, 0.0)
+
+
 def _join(frame):
     """From leaves [K, ..., H] to [..., S, K]."""
     return jnp.moveaxis(jnp.concatenate(jax.tree.leaves(frame), axis=-1), 0, -1)

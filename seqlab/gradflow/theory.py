@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import special
 
+from seqlab.errors import InputError
 from seqlab.types import Array
 
 # Largest slope of each activation; a Jacobian factor diag(phi') has no larger operator norm.
@@ -29,38 +30,58 @@ class MeanField(NamedTuple):
     log_slope: float  # 1/2 log chi, nats per step, of the typical gradient norm
 
 
-def mean_field_tanh(gain: float, input_variance: float = 0.0) -> MeanField:
+# The trapezoid rule is exact to rounding here; Gauss-Hermite is not once the variance is large.
+_NODES = np.linspace(-12.0, 12.0, 24001)
+_WEIGHTS = np.exp(-0.5 * _NODES**2) / np.exp(-0.5 * _NODES**2).sum()
+
+
+def _gaussian_mean(function, variance):
+    """E[function(a)] for a ~ N(0, variance)."""
+    return float(np.sum(_WEIGHTS * function(np.sqrt(variance) * _NODES)))
+
+
+def _squared_tanh(q):
+    """E[tanh(a)^2] for a ~ N(0, q)."""
+    return _gaussian_mean(lambda a: np.tanh(a) ** 2, q)
+
+
+def _squared_slope(q):
+    """E[(1 - tanh(a)^2)^2] for a ~ N(0, q)."""
+    return _gaussian_mean(lambda a: (1.0 - np.tanh(a) ** 2) ** 2, q)
+
+
+def mean_field_tanh(
+    gain: float, input_variance: float = 0.0, bias_variance: float = 0.0
+) -> MeanField:
     """Growth of gradients in a wide tanh RNN with random recurrent weights.
 
-        q = g^2 E[tanh(sqrt(q) u)^2] + s^2,    chi = g^2 E[(1 - tanh(sqrt(q) u)^2)^2]
+        q = g^2 E[tanh(sqrt(q) u)^2] + s^2 + s_b^2,    chi = g^2 E[(1 - tanh(sqrt(q) u)^2)^2]
 
-    with u ~ N(0, 1). The mean squared norm of a product of k Jacobians grows as chi^k. Gaussian
-    weights N(0, g^2 / H) or g times a random orthogonal matrix, H large, states read as independent
-    of the weights.
+    with u ~ N(0, 1). The mean squared norm of a product of k Jacobians grows as chi^k, and the
+    largest Lyapunov exponent is 1/2 log chi. Gaussian weights N(0, g^2 / H) or g times a random
+    orthogonal matrix, H large, states read as independent of the weights. Inputs change from step
+    to step and biases do not, but the equal-time variance q is all that chi depends on, and in it
+    the two only add up.
 
     Args:
       gain: g.
-      input_variance: s^2, variance of W_x x + b over units and steps, drawn anew each step.
+      input_variance: s^2, variance of W_x x over units and steps.
+      bias_variance: s_b^2, variance of b over units.
 
     Returns:
-      MeanField(q, chi, log_slope). Without input and with g <= 1, q = 0 and chi = g^2.
+      MeanField(q, chi, log_slope). Without input and bias and with g <= 1, q = 0 and chi = g^2.
 
-    References: Sompolinsky et al., 1988; Poole et al., 2016; Chen, Pennington and Schoenholz, 2018.
+    References: Sompolinsky et al., 1988; Molgedey et al., 1992 (driven); Poole et al., 2016; Chen,
+    Pennington and Schoenholz, 2018.
     """
-    # The trapezoid rule is exact to rounding here; Gauss-Hermite is not once sqrt(q) is large.
-    nodes = np.linspace(-12.0, 12.0, 24001)
-    weights = np.exp(-0.5 * nodes**2)
-    weights = weights / weights.sum()
-
-    def mean(values):
-        return float(np.sum(weights * values))
+    outside = input_variance + bias_variance
 
     def excess(q):
-        return gain**2 * mean(np.tanh(np.sqrt(q) * nodes) ** 2) + input_variance - q
+        return gain**2 * _squared_tanh(q) + outside - q
 
     # The map is concave in q, so the largest fixed point is the only stable one: bisect from above.
-    low, high = input_variance, gain**2 + input_variance + 1.0
-    if input_variance == 0.0:
+    low, high = outside, gain**2 + outside + 1.0
+    if outside == 0.0:
         if gain <= 1.0:
             return MeanField(0.0, gain**2, float(np.log(gain)) if gain > 0 else float("-inf"))
         low = 1e-12
@@ -68,8 +89,63 @@ def mean_field_tanh(gain: float, input_variance: float = 0.0) -> MeanField:
         middle = 0.5 * (low + high)
         low, high = (middle, high) if excess(middle) > 0 else (low, middle)
     q = 0.5 * (low + high)
-    chi = gain**2 * mean((1.0 - np.tanh(np.sqrt(q) * nodes) ** 2) ** 2)
+    chi = gain**2 * _squared_slope(q)
     return MeanField(q, chi, 0.5 * float(np.log(chi)))
+
+
+def critical_gain(input_variance: float, bias_variance: float = 0.0) -> float:
+    """Recurrent gain at which the gradients of a wide tanh RNN neither fade nor grow, at first.
+
+    The g for which `mean_field_tanh(g, input_variance, bias_variance)` has chi = 1. Input squashes
+    the units, so the gain that makes up for it is above one:
+    `RNN(h, weight_init=Init(gain=critical_gain(s2)))`, with Gaussian or orthogonal weights.
+
+    Args:
+      input_variance: s^2, variance of W_x x over units and steps.
+      bias_variance: s_b^2, variance of b over units.
+
+    Returns:
+      float: g, 1 without input and bias.
+
+    Raises:
+      InputError: when a variance is negative or not a number.
+
+    References: Schoenholz et al., 2017 (edge of chaos); Chen, Pennington and Schoenholz, 2018.
+    """
+    for name, value in (("input_variance", input_variance), ("bias_variance", bias_variance)):
+        if not 0.0 <= value < float("inf"):
+            raise InputError(f"critical_gain: {name}={value!r}, expected 0 or more")
+    outside = input_variance + bias_variance
+    if outside == 0.0:
+        return 1.0
+
+    # Given q, chi = 1 says what g is, and the fixed point what s^2 is, which rises with q.
+    def excess(q):
+        return q - _squared_tanh(q) / _squared_slope(q) - outside
+
+    low, high = 0.0, 1.0 + 2.0 * outside
+    while excess(high) < 0.0:
+        high *= 2.0
+    for _ in range(100):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if excess(middle) < 0.0 else (low, middle)
+    return _squared_slope(0.5 * (low + high)) ** -0.5
+
+
+def log_growth_at_rest(keep: np.ndarray, write: np.ndarray, gain: np.ndarray) -> np.ndarray:
+    """Largest Lyapunov exponent of a gated net that is silent, log(keep + write g).
+
+    Without input and with no biases but those of the gates, h = 0 (and c = 0) is a fixed point. The
+    gates' own slopes drop out there, since what they multiply is zero, and one step is
+
+        GRU (z on the candidate)    h' = [(1 - z) I + z r W_h^n] h       keep = 1 - z, write = z r
+        LSTM                        c' = [f I + i o W_h^g] c             keep = f,     write = i o
+
+    with every gate at the sigmoid of its bias. Exact where the largest real eigenvalue of W_h is g:
+    Gaussian or orthogonal W_h, H large. Silence loses its stability at g = (1 - keep) / write: 2
+    for a GRU whatever its update bias, 4 sigmoid(-b_f) for an LSTM, other gate biases zero.
+    """
+    return np.log(np.asarray(keep) + np.asarray(write) * np.asarray(gain))
 
 
 def log_scaled_orthogonal(gain: float, lag: np.ndarray) -> np.ndarray:

@@ -42,6 +42,18 @@ def weight_shares(
 
     References: Pascanu et al., 2013, eqs. 4-5 (temporal components of the gradient).
     """
+    taps = zero_weight_taps(apply, params, *inputs, **options)
+    return jax.grad(lambda taps: loss(apply(params, *inputs, weight_taps=taps, **options)))(taps)
+
+
+def zero_weight_taps(
+    apply: Callable[..., Output], params: Params, *inputs: Any, **options: Any
+) -> dict[str, Params]:
+    """Zeros shaped like the weights of every step: name -> parameters with a leading axis T.
+
+    Raises:
+      ValueError: when a recurrence's weights are not where they are looked for.
+    """
     carries = jax.eval_shape(lambda p: apply(p, *inputs, **options), params).carries
     taps = {}
     for site, carry in carries.items():
@@ -52,7 +64,7 @@ def weight_shares(
             lambda leaf, num_steps=num_steps: jnp.zeros((num_steps, *leaf.shape), leaf.dtype),
             params[site]["weights"],
         )
-    return jax.grad(lambda taps: loss(apply(params, *inputs, weight_taps=taps, **options)))(taps)
+    return taps
 
 
 def share_norms(shares: Params, name: str | None = "W_h") -> Array:

@@ -11,7 +11,22 @@ from seqlab.plots.bias import (
     truncation_bias,
     truncation_schemes,
 )
+from seqlab.plots.dynamics import (
+    exponents_over_training,
+    gated_phase,
+    lyapunov_spectra,
+    mean_field_curve,
+    singular_limits,
+    tanh_phase,
+)
 from seqlab.plots.explosion import clip_angles, clipping, error_wall, phase_diagram
+from seqlab.plots.gates import (
+    rung_curves,
+    rung_differences,
+    rung_gates,
+    rung_gradients,
+    rung_results,
+)
 from seqlab.plots.gradients import (
     Curve,
     gradient_curves,
@@ -20,6 +35,13 @@ from seqlab.plots.gradients import (
     singular_spectra,
     training_heatmap,
 )
+from seqlab.plots.images import (
+    Point,
+    accuracies_beside,
+    accuracy_curves,
+    confusions,
+    pixel_gradients,
+)
 from seqlab.plots.memory import beyond_trained_length, learning_curves, success_against_length
 from seqlab.plots.speed import time_ratios
 from seqlab.plots.style import band, new_figure, pick, save
@@ -27,24 +49,40 @@ from seqlab.plots.training import training_curves
 
 __all__ = [
     "Curve",
+    "Point",
+    "accuracies_beside",
+    "accuracy_curves",
     "band",
     "beyond_trained_length",
     "clip_angles",
     "clipping",
+    "confusions",
     "error_wall",
+    "exponents_over_training",
+    "gated_phase",
     "gradient_curves",
     "learning_curves",
     "linear_sensitivity",
+    "lyapunov_spectra",
+    "mean_field_curve",
     "new_figure",
     "path_curves",
     "phase_diagram",
     "pick",
+    "pixel_gradients",
+    "rung_curves",
+    "rung_differences",
+    "rung_gates",
+    "rung_gradients",
+    "rung_results",
     "save",
     "sensitivity_by_memory",
     "sensitivity_over_time",
     "share_curves",
+    "singular_limits",
     "singular_spectra",
     "success_against_length",
+    "tanh_phase",
     "time_ratios",
     "training_curves",
     "training_heatmap",

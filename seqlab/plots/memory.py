@@ -32,7 +32,10 @@ def success_against_length(
       published: length -> training sequences in 1997; may be empty.
       title: of the figure.
     """
-    figure, axes = new_figure(len(shares), rows=2, width=3.6 * len(shares) + 1.4, height=6.0)
+    if len(shares) == 1:
+        figure, axes = new_figure(2, width=9.0, height=3.5)
+    else:
+        figure, axes = new_figure(len(shares), rows=2, width=3.6 * len(shares) + 1.4, height=6.0)
     upper, lower = axes[: len(shares)], axes[len(shares) :]
     for top, bottom, (panel, nets) in zip(upper, lower, shares.items(), strict=True):
         for k, (colour, (name, rows)) in enumerate(zip(cycle(nets), nets.items(), strict=False)):
@@ -57,11 +60,12 @@ def success_against_length(
             each.set_xticks([], minor=True)
             each.set(xlim=(0.85 * min(lengths), 1.18 * max(lengths)))
         top.set(title=panel, ylim=(-0.06, 1.06), ylabel="share of nets that succeed")
+        top.set_xlabel("length T (steps)" if len(shares) == 1 else "")
         bottom.set(xlabel="length T (steps)", ylabel="training sequences until then")
         if bottom.lines:
             bottom.set_yscale("log")
     _share_legend(figure, axes)
-    figure.suptitle(f"{title}; bars: 95 % bootstrap over nets")
+    figure.suptitle(f"{title}; bars: 95 % bootstrap over nets", fontsize=10)
     return figure
 
 
@@ -80,7 +84,7 @@ def learning_curves(
       title: of the figure.
       ylabel: what and in which unit.
     """
-    figure, axes = new_figure(len(panels), width=3.7 * len(panels) + 1.6, height=3.4)
+    figure, axes = new_figure(len(panels), width=max(6.6, 3.7 * len(panels) + 1.6), height=3.4)
     for each, (panel, nets) in zip(axes, panels.items(), strict=True):
         for colour, (name, (steps, interval)) in zip(cycle(nets), nets.items(), strict=False):
             band(each, steps, *interval, color=colour, label=name)
@@ -88,8 +92,10 @@ def learning_curves(
             each.axhline(level, color="black", linestyle=style, linewidth=1.1, label=name)
         each.set_yscale("log")
         each.set(title=panel, xlabel="update", ylabel=ylabel)
+        if baselines:  # a net that begins with an explosion would leave no room for the others
+            each.set_ylim(top=min(each.get_ylim()[1], 10 * max(baselines.values())))
     _share_legend(figure, axes)
-    figure.suptitle(title)
+    figure.suptitle(title, fontsize=10)
     return figure
 
 
@@ -110,7 +116,7 @@ def beyond_trained_length(
       title: of the figure.
       ylabel: what is right.
     """
-    figure, axes = new_figure(len(panels), width=3.7 * len(panels) + 1.6, height=3.4)
+    figure, axes = new_figure(len(panels), width=max(6.6, 3.7 * len(panels) + 1.6), height=3.4)
     for each, (panel, nets) in zip(axes, panels.items(), strict=True):
         each.axvspan(0.93 * trained[0], 1.07 * trained[1], color="grey", alpha=0.25, lw=0)
         for marker, colour, (name, (lengths, interval)) in zip(
@@ -125,7 +131,7 @@ def beyond_trained_length(
         each.set_xticks([], minor=True)
         each.set(title=panel, xlabel="length T (steps)", ylabel=ylabel, ylim=(-0.03, 1.05))
     _share_legend(figure, axes)
-    figure.suptitle(title)
+    figure.suptitle(title, fontsize=10)
     return figure
 
 

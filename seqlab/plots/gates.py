@@ -1,0 +1,230 @@
+"""Nets that differ in one part: results, learning, gradients, gates, gains and costs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from seqlab.plots.style import COLOURS, band, cycle, lags, log10, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+GATE_COLOURS = {"i": "#0072B2", "f": "#D55E00", "o": "#009E73"}
+GATE_LINES = {"i": ":", "f": "-", "o": "--"}  # so that gates on top of each other are told apart
+CURVE_STYLES = {  # curve -> colour, line, what the legend says
+    "h": ("#0072B2", "-", r"$\|dL/dh_t\|$"),
+    "c": ("#D55E00", "-", r"$\|dL/dc_t\|$"),
+    "direct": ("#000000", "--", r"$dL/dc_t$, direct path: product of $f$"),
+}
+PATHS = {"total": ("o", "#0072B2"), "direct": ("D", "#000000")}  # path -> marker, colour
+
+
+def rung_results(
+    values: Mapping[str, Sequence[float]],
+    intervals: Mapping[str, Any],
+    *,
+    baseline: float,
+    title: str = "",
+    xlabel: str = "test loss",
+) -> Figure:
+    """One line a rung, from the top: every net's loss, the median and its interval.
+
+    Args:
+      values: rung -> loss of each net.
+      intervals: rung -> interval of the median.
+      baseline: loss without memory, dashed.
+      title: of the figure.
+      xlabel: the loss and its unit.
+    """
+    figure, (axes,) = new_figure(1, width=6.6, height=0.31 * len(values) + 1.5)
+    places = np.arange(len(values))[::-1]
+    for place, (name, losses) in zip(places, values.items(), strict=True):
+        middle, low, high = intervals[name]
+        axes.plot(losses, np.full(len(losses), place), "o", color=COLOURS[5], markersize=4,
+                  markeredgewidth=0)  # fmt: skip
+        axes.errorbar(middle, place, xerr=[[middle - low], [high - middle]], fmt="|", capsize=3,
+                      color=COLOURS[0], markersize=12, markeredgewidth=1.8)  # fmt: skip
+    axes.axvline(baseline, color="black", linestyle="--", linewidth=1.1)
+    axes.annotate("without memory", (baseline, 1.0), xycoords=("data", "axes fraction"), fontsize=8,
+                  xytext=(0, 2), textcoords="offset points", ha="center", va="bottom")  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_yticks(places, list(values))
+    axes.set(xlabel=xlabel, ylim=(-0.6, len(values) - 0.4))
+    figure.suptitle(title, fontsize=9)
+    return figure
+
+
+def rung_curves(
+    groups: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    levels: Mapping[str, float],
+    labels: Mapping[str, str],
+    *,
+    title: str = "",
+) -> Figure:
+    """Quantities over training, a row each, a column a group of rungs.
+
+    Args:
+      groups: group -> rung -> {"step": [X], quantity: interval of [X]}.
+      levels: quantity -> its level without memory, dashed.
+      labels: quantity -> what the axis says.
+      title: of the figure.
+    """
+    figure, axes = new_figure(len(groups), rows=len(levels), width=4.4 * len(groups) + 0.6,
+                              height=2.7 * len(levels) + 1.4)  # fmt: skip
+    cells = itertools.product(levels.items(), groups.items())
+    for panel, ((what, level), (group, rungs)) in zip(axes, cells, strict=True):
+        panel.axhline(level, color="black", linestyle="--", linewidth=1.1, label="without memory")
+        for k, (colour, (name, curve)) in enumerate(zip(cycle(rungs), rungs.items(), strict=True)):
+            line = "-" if k < len(COLOURS) else ":"
+            band(panel, curve["step"], *curve[what], color=colour, linestyle=line, label=name)
+        if what == "loss":
+            panel.set_yscale("log")
+            panel.set_title(group)
+        panel.set(xlabel="update", ylabel=labels[what])
+    for panel in axes[-len(groups) :]:
+        panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=3, fontsize=7.5,
+                     frameon=False)  # fmt: skip
+    figure.suptitle(title, fontsize=9)
+    return figure
+
+
+def rung_gradients(
+    rungs: Mapping[str, Sequence[Mapping[str, Sequence[np.ndarray]]]],
+    rows: Sequence[str],
+    *,
+    title: str = "",
+) -> Figure:
+    """Gradient norms over steps before the end, a column a rung, a row a stage of training.
+
+    Args:
+      rungs: rung -> for each stage, curve ("h", "c", "direct") -> natural logs (median, low, high),
+        [T] each.
+      rows: names of the stages.
+      title: of the figure.
+    """
+    figure, axes = new_figure(len(rungs), rows=len(rows), width=max(2.15 * len(rungs) + 1.0, 7.0),
+                              height=2.3 * len(rows) + 0.9)  # fmt: skip
+    lowest, highest = np.inf, -np.inf
+    for column, (name, stages) in enumerate(rungs.items()):
+        for row, curves in enumerate(stages):
+            panel = axes[row * len(rungs) + column]
+            for curve, values in curves.items():
+                colour, line, label = CURVE_STYLES[curve]
+                middle, low, high = map(log10, values)
+                lag = lags(middle)
+                seen = middle[np.isfinite(middle)]
+                if curve != "direct" and seen.size:
+                    panel.fill_between(lag, low, high, color=colour, alpha=0.18, lw=0)
+                    lowest, highest = min(lowest, seen.min()), max(highest, seen.max())
+                panel.plot(lag, middle, line, color=colour, linewidth=1.5, label=label)
+            if row == 0:
+                panel.set_title(name, fontsize=8.5)
+            if row == len(rows) - 1:
+                panel.set_xlabel("steps before the end")
+            if column == 0:
+                panel.set_ylabel(f"{rows[row]}\n" + r"$\log_{10}$ gradient norm")
+            else:
+                panel.tick_params(labelleft=False)
+    if np.isfinite(lowest):  # a direct path that vanishes faster may leave the page
+        for panel in axes:
+            panel.set_ylim(lowest - 0.5, highest + 0.7)
+    _legend_above(figure, axes, title)
+    return figure
+
+
+def rung_gates(
+    rungs: Mapping[str, Sequence[Mapping[str, Mapping[str, Any]]]],
+    rows: Sequence[str],
+    *,
+    title: str = "",
+) -> Figure:
+    """Gate values over time, a column a rung, a row a stage of training.
+
+    Args:
+      rungs: rung -> for each stage, gate -> {"mean", "p10", "p90": [T], "share_shut",
+        "share_open"}.
+      rows: names of the stages.
+      title: of the figure.
+    """
+    figure, axes = new_figure(len(rungs), rows=len(rows), width=max(2.15 * len(rungs) + 1.0, 7.0),
+                              height=2.5 * len(rows) + 0.9)  # fmt: skip
+    for column, (name, stages) in enumerate(rungs.items()):
+        for row, gates in enumerate(stages):
+            panel = axes[row * len(rungs) + column]
+            for gate, found in gates.items():
+                colour = GATE_COLOURS[gate]
+                steps = np.arange(1, len(found["mean"]) + 1)
+                panel.fill_between(steps, found["p10"], found["p90"], color=colour, alpha=0.15,
+                                   lw=0)  # fmt: skip
+                panel.plot(steps, found["mean"], GATE_LINES[gate], color=colour, linewidth=1.6,
+                           label=f"{gate}: mean and 10-90 %")  # fmt: skip
+            shares = "   ".join(
+                f"{gate} {100 * found['share_shut']:.0f} | {100 * found['share_open']:.0f}"
+                for gate, found in gates.items()
+            )
+            head = f"{name}\n" if row == 0 else ""
+            panel.set_title(head + shares, fontsize=8)
+            panel.set_ylim(-0.03, 1.03)
+            if row == len(rows) - 1:
+                panel.set_xlabel("step t")
+            if column == 0:
+                panel.set_ylabel(f"{rows[row]}\ngate value")
+            else:
+                panel.tick_params(labelleft=False)
+    _legend_above(figure, axes, f"{title}; above: % of values < 0.1 | > 0.9")
+    return figure
+
+
+def rung_differences(rungs: Mapping[str, Mapping[str, Any]], *, title: str = "") -> Figure:
+    """What a part buys and costs: loss ratio, live parameters, gradient slopes.
+
+    Args:
+      rungs: rung -> {"loss_ratio": (middle, low, high), "parameters": (without, with),
+        "slopes": {"total", "direct": (before, after) training}}.
+      title: of the figure.
+    """
+    figure, (left, middle, right) = new_figure(3, width=12.0, height=0.34 * len(rungs) + 1.7)
+    places = np.arange(len(rungs))[::-1]
+    for place, found in zip(places, rungs.values(), strict=True):
+        ratio, low, high = found["loss_ratio"]
+        colour = COLOURS[0] if high < 1 else COLOURS[1] if low > 1 else "grey"
+        left.errorbar(ratio, place, xerr=[[ratio - low], [high - ratio]], fmt="o",
+                      markersize=5, capsize=3, color=colour)  # fmt: skip
+        before, after = found["parameters"]
+        middle.plot([before, after], [place, place], "-", color="grey", linewidth=1.0)
+        middle.plot(before, place, "o", color="grey", markerfacecolor="none", markersize=5)
+        middle.plot(after, place, "o", color=COLOURS[0], markersize=5)
+        for path, (marker, colour) in PATHS.items():
+            for slope, fill in zip(found["slopes"][path], ("none", colour), strict=True):
+                right.plot(slope, place, marker, color=colour, markerfacecolor=fill, markersize=5)
+    left.axvline(1.0, color="black", linewidth=0.9)
+    left.set_xscale("log")
+    left.set_yticks(places, list(rungs))
+    left.set(xlabel="test loss, times that of the rung beside", title="blue: lower for certain")
+    middle.set(xlabel="live parameters", title="open: the rung beside")
+    right.axvline(0.0, color="black", linewidth=0.9)
+    right.set(xlabel=r"slope of $\log\|dL/dc_t\|$ (nats per step back)",
+              title="blue: total, black: direct path; open: at initialisation")  # fmt: skip
+    for panel in (left, middle, right):
+        panel.set_ylim(-0.6, len(rungs) - 0.4)
+        panel.title.set_fontsize(8.5)
+    for panel in (middle, right):
+        panel.set_yticks(places, [""] * len(rungs))
+    figure.suptitle(f"{title}; bars: 95 % bootstrap of the median ratio, net by net", fontsize=9)
+    return figure
+
+
+def _legend_above(figure, axes, title):
+    """One legend for all panels below the title."""
+    handles = {
+        label: handle
+        for panel in axes
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+    figure.suptitle(title, fontsize=9)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center",
+                  ncols=len(handles), fontsize=8, frameon=False)  # fmt: skip
