@@ -9,6 +9,13 @@ measured with real cells, by forward mode through the one loop: linear nets and 
 units beside their closed forms; what it helps to scale the input by gamma = sqrt(1 - lambda^2) and
 to learn nu, lambda = exp(-exp(nu)); what correlated inputs do; and where an LSTM, a GRU and a tanh
 RNN stand whose memory grows by forget bias, update bias and gain. After Zucchet and Orvieto, 2024.
+
+With the defaults (45 s of processor time): E (dh/dlambda)^2 is 2.5e8 at lambda = 0.999, and 0.50
+with both remedies, while inputs with rho = 0.99 make it 4.9e10 and 99. Relative to E h^2 the GRU's
+stays below 0.3 up to a memory of 100 steps, the LSTM's rises from 0.1 to about 30, the tanh net's
+from 2 to 4000 where its state gradient nearly stands still. (A memory beyond T is read off a slope,
+and h has then not come to rest.) For more: --hidden-size 64 --num-steps 2000, some 100 times the
+work (estimated).
 """
 
 from dataclasses import dataclass
@@ -94,7 +101,7 @@ def run(config: Config, log: RunLog) -> None:
         checks += curves_over_time(config, log)
         nets = by_memory(config, log)
         whole = all_parameters(config, log)
-    log.table("checks", checks)
+    log.table("checks; tolerances are relative", checks)
     log.table("memory by the state gradient, and mean square sensitivity over that of the state",
               nets)  # fmt: skip
     log.finish(checks=checks, nets=nets, all_parameters_log10=whole)

@@ -71,11 +71,11 @@ class Config:
     """nets a cell and k, trained side by side"""
     text_updates: int = 500
     """training steps on a text"""
-    task_updates: int = 2000
+    task_updates: int = 1500
     """training steps on a task"""
     batch_size: int = 16
     """sequences a step"""
-    learning_rate: float = 5e-3
+    learning_rate: float = 1e-2
     """of Adam"""
     clip_norm: float = 1.0
     """largest global gradient norm let through"""

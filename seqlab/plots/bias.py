@@ -158,7 +158,7 @@ def linear_sensitivity(rows: Rows) -> Figure:
     parts = (
         ("white inputs, by parametrisation", [(each, correlations[0]) for each in remedies]),
         ("correlated inputs, no remedy", [(remedies[0], each) for each in correlations]),
-        (f"correlated inputs, {cured}", [(cured, each) for each in correlations]),
+        (f"correlated, {cured}", [(cured, each) for each in correlations]),
     )
     for axes, (title, lines) in zip(panels, parts, strict=True):
         for colour, (remedy, correlation) in zip(cycle(lines), lines, strict=False):
