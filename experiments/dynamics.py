@@ -255,13 +255,15 @@ def closed_forms(config: Config) -> list[dict]:
     with jax.enable_x64(True):
         gaussian, orthogonal = np.asarray(jax.vmap(linear)(matrices))
         forgetting = np.asarray(held(held_gate))
-        numbers = np.arange(float(steps))[:, None]
-        found = np.asarray(jax.jit(newman)(jax.random.key(config.seed), numbers))
+        numbers = np.broadcast_to(np.arange(float(steps))[:, None], (config.num_seeds, steps, 1))
+        products = map_nets(newman, config.num_seeds, num_devices=config.num_devices)
+        keys = jax.random.split(jax.random.key(config.seed), config.num_seeds)
+        found = np.asarray(products(keys, numbers)).mean(axis=0)
     n = NEWMAN_SIZE
     degrees = np.arange(n, 0, -1) / 2
     exact = 0.5 * (np.log(2 / n) + special.digamma(degrees))
-    # log R_kk is half the log of a chi squared, independent over k and steps.
-    errors = np.sqrt(0.25 * special.polygamma(1, degrees) / steps)
+    # log R_kk is half the log of a chi squared, independent over k, steps and products.
+    errors = np.sqrt(0.25 * special.polygamma(1, degrees) / (steps * config.num_seeds))
     short = "" if steps >= CLOSED_STEPS else f"{steps} steps, needs {CLOSED_STEPS}"
     return [
         check("linear map: largest |exponent - log|eigenvalue||",
