@@ -118,7 +118,8 @@ def rung_gradients(
                 lag = lags(middle)
                 seen = middle[np.isfinite(middle)]
                 if curve != "direct" and seen.size:
-                    low = np.where(np.isneginf(low), -1e3, low)  # off the page, not left out
+                    # A gradient of zero in its precision lies below the page.
+                    low = np.where(np.isfinite(middle) & ~np.isfinite(low), -1e3, low)
                     panel.fill_between(lag, low, high, color=colour, alpha=0.18, lw=0)
                     lowest = min(lowest, seen.min())
                     highest = max(highest, high[np.isfinite(high)].max())
