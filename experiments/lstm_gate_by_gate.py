@@ -253,8 +253,29 @@ def run(config: Config, log: RunLog) -> None:
                 "right": each.summary["share_right_median"],
                 "loss / rung beside": steps.get(name, {}).get("loss_ratio"),
                 "95 % ": interval_text(steps[name]["loss_ratio_interval"]) if name in steps else "",
-                "slope before": each.summary["slope_nats_per_step_at_init"],
-                "after": each.summary["slope_nats_per_step_trained"],
+            }
+            for name, each in found.items()
+        ],
+    )
+    log.table(
+        "slope of log |dL/dc_t| (|dL/dh_t| of the tanh RNN), nats per step back, and on the direct "
+        "path, before and after training; trained gates: % of values below 0.1 | above 0.9",
+        [
+            {
+                "rung": RUNGS[name].label,
+                **{
+                    column: each.summary.get(f"{path}slope_nats_per_step_{when}")
+                    for column, path, when in (
+                        ("slope before", "", "at_init"),
+                        ("after", "", "trained"),
+                        ("direct before", "direct_path_", "at_init"),
+                        ("direct after", "direct_path_", "trained"),
+                    )
+                },
+                **{
+                    gate: f"{100 * shares['share_shut']:.0f} | {100 * shares['share_open']:.0f}"
+                    for gate, shares in each.summary["gates_trained"].items()
+                },
             }
             for name, each in found.items()
         ],
@@ -433,11 +454,17 @@ def train(cell: Any, study: Study, bar: Any) -> Found:
         (step, {"loss": metrics["loss"][best], "right": metrics["right"][best]})
         for step, metrics in looks
     ]
-    slopes = []
+    slopes, gates = [], {}
     examined = jax.jit(jax.vmap(lambda params, batch: examine(model, cell, params, batch, problem)))
     for step, params in ((0, first), (config.num_updates, chosen[best])):
         probed = examined(params, study.probed)
-        rows += [(step, fields) for fields in probe_rows(probed)]
+        fields = list(probe_rows(probed))
+        rows += [(step, row) for row in fields]
+        gates = {
+            row["gate"]: {name: row[name] for name in ("share_shut", "share_open")}
+            for row in fields
+            if row["probe"] == "gate"
+        }
         curve = "c" if "c" in probed["norms"] else "h"
         slopes.append({
             path: fitted_slope(np.median(values, axis=(0, 1)))
@@ -462,6 +489,7 @@ def train(cell: Any, study: Study, bar: Any) -> Found:
         "test_loss_median": float(interval.middle),
         "test_loss_interval": [float(interval.low), float(interval.high)],
         "share_right_median": float(np.median(right)),
+        "gates_trained": gates,
     }
     for when, found in zip(("at_init", "trained"), slopes, strict=True):
         for path, slope in found.items():
@@ -653,14 +681,14 @@ def plot(directory: Path) -> None:
     unit = "squared error" if config["dataset"] == "adding" else "nats"
     task = f"{config['dataset']}, T = {config['seq_len']}"
     results = {row["rung"]: row for row in plots.pick(metrics, result="test")}
-    means = "middle: median over nets, bar or band: its 95 % bootstrap interval"
+    means = "median over nets with its 95 % bootstrap interval"
 
     plots.save(
         plots.rung_results(
             {label[name]: row["test_loss"] for name, row in results.items()},
             {label[name]: bootstrap(row["test_loss"]) for name, row in results.items()},
             baseline=summary["baseline_loss"],
-            title=f"{task}: dots are nets, {means}",
+            title=f"{task}: each net a dot, {means}",
             xlabel=f"test loss ({unit})",
         ),
         figures / "task_results.png",

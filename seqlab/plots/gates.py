@@ -51,7 +51,7 @@ def rung_results(
     axes.axvline(baseline, color="black", linestyle="--", linewidth=1.1)
     axes.annotate("without memory", (baseline, 1.0), xycoords=("data", "axes fraction"), fontsize=8,
                   xytext=(0, 2), textcoords="offset points", ha="center", va="bottom")  # fmt: skip
-    axes.set_xscale("log")
+    _log_scale(axes.xaxis)
     axes.set_yticks(places, list(values))
     axes.set(xlabel=xlabel, ylim=(-0.6, len(values) - 0.4))
     figure.suptitle(title, fontsize=9)
@@ -82,8 +82,8 @@ def rung_curves(
             line = "-" if k < len(COLOURS) else ":"
             band(panel, curve["step"], *curve[what], color=colour, linestyle=line, label=name)
         if what == "loss":
-            panel.set_yscale("log")
-            panel.set_title(group)
+            _log_scale(panel.yaxis)
+            panel.set_title(group, fontsize=9.5)
         panel.set(xlabel="update", ylabel=labels[what])
     for panel in axes[-len(groups) :]:
         panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=3, fontsize=7.5,
@@ -118,8 +118,11 @@ def rung_gradients(
                 lag = lags(middle)
                 seen = middle[np.isfinite(middle)]
                 if curve != "direct" and seen.size:
+                    # A gradient of zero in its precision lies below the page.
+                    low = np.where(np.isfinite(middle) & ~np.isfinite(low), -1e3, low)
                     panel.fill_between(lag, low, high, color=colour, alpha=0.18, lw=0)
-                    lowest, highest = min(lowest, seen.min()), max(highest, seen.max())
+                    lowest = min(lowest, seen.min())
+                    highest = max(highest, high[np.isfinite(high)].max())
                 panel.plot(lag, middle, line, color=colour, linewidth=1.5, label=label)
             if row == 0:
                 panel.set_title(name, fontsize=8.5)
@@ -131,8 +134,8 @@ def rung_gradients(
                 panel.tick_params(labelleft=False)
     if np.isfinite(lowest):  # a direct path that vanishes faster may leave the page
         for panel in axes:
-            panel.set_ylim(lowest - 0.5, highest + 0.7)
-    _legend_above(figure, axes, title)
+            panel.set_ylim(lowest - 0.7, highest + 0.3)
+    _legend_below(figure, axes, title)
     return figure
 
 
@@ -175,7 +178,7 @@ def rung_gates(
                 panel.set_ylabel(f"{rows[row]}\ngate value")
             else:
                 panel.tick_params(labelleft=False)
-    _legend_above(figure, axes, f"{title}; above: % of values < 0.1 | > 0.9")
+    _legend_below(figure, axes, f"{title}; above: % of values < 0.1 | > 0.9")
     return figure
 
 
@@ -202,9 +205,12 @@ def rung_differences(rungs: Mapping[str, Mapping[str, Any]], *, title: str = "")
             for slope, fill in zip(found["slopes"][path], ("none", colour), strict=True):
                 right.plot(slope, place, marker, color=colour, markerfacecolor=fill, markersize=5)
     left.axvline(1.0, color="black", linewidth=0.9)
-    left.set_xscale("log")
+    _log_scale(left.xaxis)
     left.set_yticks(places, list(rungs))
-    left.set(xlabel="test loss, times that of the rung beside", title="blue: lower for certain")
+    left.set(
+        xlabel="test loss, times that of the rung beside",
+        title="bar wholly below 1: blue, above: red",
+    )
     middle.set(xlabel="live parameters", title="open: the rung beside")
     right.axvline(0.0, color="black", linewidth=0.9)
     right.set(xlabel=r"slope of $\log\|dL/dc_t\|$ (nats per step back)",
@@ -218,8 +224,20 @@ def rung_differences(rungs: Mapping[str, Mapping[str, Any]], *, title: str = "")
     return figure
 
 
-def _legend_above(figure, axes, title):
-    """One legend for all panels below the title."""
+def _log_scale(axis):
+    """A log scale with plain numbers: at 1, 2 and 5 within a decade or so, at 1 beyond."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes = axis.axes
+    axes.set(**{f"{axis.axis_name}scale": "log"})
+    low, high = getattr(axes.dataLim, f"interval{axis.axis_name}")
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 20 * low else (1.0,)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _legend_below(figure, axes, title):
+    """A title, and one legend for all panels below them."""
     handles = {
         label: handle
         for panel in axes
