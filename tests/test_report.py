@@ -107,6 +107,7 @@ def test_an_lstm_that_is_its_forget_bias_lives_on_the_direct_path(x64):
     assert report.summary["dead_units"] == 0
 
 
+@pytest.mark.slow
 def test_padding_counts_for_nothing(x64):
     cell = GRU(4)
     params = cell.init(jax.random.key(0), 2)
@@ -134,6 +135,7 @@ def test_padding_counts_for_nothing(x64):
         np.testing.assert_allclose(ahead.arrays[name], values, rtol=1e-12, atol=1e-14, err_msg=name)
 
 
+@pytest.mark.slow
 def test_model_and_cell_tell_the_same(x64):
     cell = LSTM(4)
     model = functional(ManyToOne, cell, input_size=2, output_size=4)
@@ -158,14 +160,17 @@ def test_model_and_cell_tell_the_same(x64):
     np.testing.assert_allclose(np.sum(paths, axis=0)[1:], 1.0, atol=1e-12)
     np.testing.assert_allclose(arrays["weight_share/rnn"][:, -1], 1.0, atol=1e-12)
 
-    def loss(params, xs):
-        return jnp.mean(DEFAULT_LOSS.function(model.apply(params, xs)))
+    @jax.jit
+    def norm(params, xs):
+        def loss(params):
+            return jnp.mean(DEFAULT_LOSS.function(model.apply(params, xs)))
 
-    def norm(tree):
-        return float(jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree))))
+        return jnp.sqrt(
+            sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(jax.grad(loss)(params)))
+        )
 
-    assert of_model.summary["gradient_norm"] == pytest.approx(norm(jax.grad(loss)(params, xs)))
-    single = [norm(jax.grad(loss)(params, row[None])) for row in xs]
+    assert of_model.summary["gradient_norm"] == pytest.approx(float(norm(params, xs)))
+    single = [float(norm(params, row[None])) for row in xs]
     np.testing.assert_allclose(of_model.arrays["gradient_norm"], single, rtol=1e-11)
     assert of_model.summary["clip_rate"] == np.mean(np.array(single) > 1.0)
 
@@ -203,8 +208,15 @@ def test_a_stack_of_both_directions_over_tokens():
 
     squares = sum(float(jnp.sum(jnp.square(g))) for g in jax.tree.leaves(jax.grad(mean)(params)))
     assert report.summary["gradient_norm"] == pytest.approx(squares**0.5, rel=1e-4)
-    with pytest.raises(ValueError, match="is it the cell in the model"):
-        gradient_report(model, params, batch, total, cell=LSTM(3, forget_gate=1.0))
+
+
+def test_a_cell_that_is_not_the_models_is_found_out():
+    model = functional(ManyToOne, RNN(3), input_size=2, output_size=1)
+    params = model.init(jax.random.key(0))
+    with pytest.raises(ValueError, match=r"activation='relu'.*is it the cell in the model"):
+        gradient_report(
+            model, params, normal(1, 2, 8, 2), lambda out: out.logits[:, 0], cell=RNN(3, "relu")
+        )
 
 
 def test_a_cell_of_ones_own_and_a_single_sequence():
@@ -288,6 +300,12 @@ XS = jnp.ones((2, 5, 2))
         ((LSTM(3), LSTM_PARAMS, (XS, jnp.ones((2, 4), bool))), {}, ValueError, "mask"),
         ((LSTM(3), LSTM_PARAMS, XS), {"clip_norm": 0.0}, ValueError, "clip_norm=0.0"),
         ((LSTM(3), LSTM_PARAMS, XS), {"cell": GRU(3)}, ValueError, "it is for a model"),
+        (
+            (MODEL, MODEL_PARAMS, XS, lambda out: 0.0),
+            {"cell": GRU(3)},
+            ValueError,
+            "has other parameters",
+        ),
     ],
 )
 def test_a_mistake_is_named(arguments, options, kind, words):

@@ -82,12 +82,13 @@ def clip_histogram(
     """Gradient norms of single sequences, and of the batch, against the norm that clips."""
     values = log10(np.log(norms[norms > 0]))
     axes.hist(values, bins=min(20, max(5, len(values) // 2)), color=COLOURS[5], label="sequences")
+    axes.set_ylim(0, 1.4 * axes.get_ylim()[1])  # room for the legend
     lines = (("batch", batch_norm, "-", COLOURS[0]), ("clip norm", clip_norm, "--", "black"))
     for name, value, style, colour in lines:
         if value > 0:
             axes.axvline(np.log(value) / LN10, linestyle=style, color=colour, label=name)
     axes.set(title=title, xlabel=r"$\log_{10}$ gradient norm", ylabel="sequences")
-    legend(axes, loc="best")
+    legend(axes, loc="upper left")
 
 
 def unit_bars(shares: Mapping[str, float], axes: Axes, title: str = "") -> None:

@@ -220,10 +220,13 @@ class Findings:
         if found is None:
             return
         _, norms, parts = found
-        alive = self.real(self.top).any(-1) if by_sequence else np.ones(1, bool)
+        has_rows = by_sequence or len(self.real(self.top)) == 1
+        alive = self.real(self.top).any(-1) if has_rows else np.ones(1, bool)
         self.arrays["gradient_norm"] = np.asarray(norms, float)[alive]
         for layer in self.layers:
-            real = self.real(layer)[alive] if by_sequence else np.ones((1, self.num_steps), bool)
+            real = np.ones((1, self.num_steps), bool)
+            if has_rows:
+                real = self.real(layer)[alive]
             log_norms, shares = (
                 by_lag(np.asarray(each, float)[alive], real, layer.is_backward)
                 for each in parts[layer.label]

@@ -189,6 +189,7 @@ def _check(probe: Probe, params, read: Read) -> None:
             "gradient_report: the model's apply gives no carries; it returns an Output with "
             "`carries`, a dict by recurrence"
         )
+    _check_cell(probe, params, carries)
     steps = jax.tree.leaves(carries)[0].shape[:-1]
     if read.mask is not None and read.mask.shape != steps:
         raise ValueError(f"gradient_report: mask is {read.mask.shape}, expected {steps}")
@@ -217,6 +218,24 @@ def short_name(cell) -> str:
 def weight_name(weights) -> str | None:
     """The name of the matrices from state to state, "W_h"; None where none is called so."""
     return "W_h" if any(name.split(".")[-1] == "W_h" for name in leaves(weights)) else None
+
+
+def _check_cell(probe: Probe, params, carries) -> None:
+    """Refuses a cell with other parameters than every recurrence of the model, before it is run."""
+    cell = probe.cell
+    if cell is None:
+        return
+    own = jax.tree.structure(jax.eval_shape(lambda key: cell.init(key, 1), jax.random.key(0)))
+    known = []
+    for layer in layers_of(carries):
+        site, *inner = layer.keys
+        if isinstance(params.get(site), Mapping) and "weights" in params[site]:
+            known.append(jax.tree.structure(part_at(params[site]["weights"], tuple(inner))))
+    if known and own not in known:
+        raise ValueError(
+            f"gradient_report: {short_name(cell)} has other parameters than the recurrence: "
+            f"{own}, not {known[0]}"
+        )
 
 
 def _shape(array) -> str:
