@@ -102,7 +102,7 @@ def clip_angles(angles: Sequence[Mapping[str, Any]], theory: Mapping[str, Any]) 
         ylabel="angle to the raw gradient, degrees",
         title="Direction error of clipping\nmedian over nets and its 95 % bootstrap interval",
     )
-    axes.set_ylim(-3, 1.45 * axes.get_ylim()[1])
+    axes.set_ylim(-3, 1.75 * axes.get_ylim()[1])
     legend(axes, loc="upper right", fontsize=6.5)
     return figure
 
@@ -207,7 +207,7 @@ def error_wall(
     legend(surface, loc="upper right", frameon=True, fontsize=6.5)
     course.set_yscale("log")
     course.set(title="steps of these descents", xlabel="update", ylabel="length of the step")
-    legend(course, loc="upper right")
+    legend(course, loc="lower right")
     for colour, row in zip(cycle(everywhere), everywhere, strict=False):
         errors = np.sort(np.nan_to_num(np.asarray(row["final_error"], float), nan=1.0))
         share = np.arange(1, len(errors) + 1) / len(errors)
