@@ -29,7 +29,7 @@ def lyapunov_spectra(spectra: Rows, *, floor: float) -> Figure:
     """
     cells, drives = (list(dict.fromkeys(row[key] for row in spectra)) for key in ("cell", "drive"))
     figure, axes = new_figure(
-        len(cells), rows=len(drives), width=2.9 * len(cells) + 0.6, height=2.7 * len(drives) + 0.7
+        len(cells), rows=len(drives), width=2.6 * len(cells) + 0.8, height=2.7 * len(drives) + 0.7
     )
     panels = iter(axes)
     for drive in drives:
@@ -107,7 +107,7 @@ def singular_limits(singular: Rows, *, floor: float) -> Figure:
     from matplotlib.colors import LogNorm
 
     count = len(singular)
-    figure, axes = new_figure(count, rows=2, width=2.9 * count + 1.2, height=6.0)
+    figure, axes = new_figure(count, rows=2, width=2.6 * count + 1.4, height=6.0)
     upper, lower = axes[:count], axes[count:]
     lags = singular[0]["lags"]
     scale = ScalarMappable(LogNorm(lags[0], lags[-1] + 1), "viridis_r")
@@ -130,7 +130,8 @@ def singular_limits(singular: Rows, *, floor: float) -> Figure:
         bottom.set_yscale("log")
         bottom.set_xticks(lags[::2], [str(lag) for lag in lags[::2]])
         bottom.set_xticks([], minor=True)
-        bottom.set(xlabel="lag (steps)")
+        middles = np.concatenate([interval.middle for interval in row["errors"].values()])
+        bottom.set(xlabel="lag (steps)", ylim=(0.3 * middles.min(), 3.0 * middles.max()))
         lowest = np.nanmin(np.where(np.isfinite(row["nats_per_step"]), row["nats_per_step"], 0.0))
         top.set_ylim(bottom=max(min(lowest, exponents.min()), floor) - 0.1)
     legend(upper[0], loc="lower left")
@@ -147,19 +148,21 @@ def singular_limits(singular: Rows, *, floor: float) -> Figure:
     return figure
 
 
-def tanh_phase(phase: Rows, critical: Lines, line: tuple[Any, Any], path: np.ndarray) -> Figure:
+def tanh_phase(
+    phase: Rows, critical: Lines, line: tuple[Any, Any], paths: Mapping[str, np.ndarray]
+) -> Figure:
     """Largest exponent over gain and input strength, a panel a bias strength; the critical line.
 
     Args:
       phase: rows with bias_std, input_std, gains [G] and nats_per_step [G, nets].
       critical: name -> (std of input and bias together [X], interval of the critical gain [X]).
       line: the same of the theory, std and critical gain.
-      path: gain and that std of nets as they are trained, [steps, 2]; may be empty.
+      paths: cell -> gain and that std of nets as they are trained, [steps, 2]; may be empty.
     """
     biases = list(dict.fromkeys(row["bias_std"] for row in phase))
     stds = np.array([row["input_std"] for row in pick(phase, bias_std=biases[0])])
     gains = np.asarray(phase[0]["gains"])
-    figure, panels = new_figure(len(biases) + 1, width=3.1 * (len(biases) + 1) + 1.0, height=3.4)
+    figure, panels = new_figure(len(biases) + 1, width=3.1 * (len(biases) + 1) + 1.0, height=3.7)
     maps = [
         np.array([np.median(row["nats_per_step"], axis=1) for row in pick(phase, bias_std=bias)])
         for bias in biases
@@ -174,7 +177,6 @@ def tanh_phase(phase: Rows, critical: Lines, line: tuple[Any, Any], path: np.nda
             title=f"bias std {bias:g}", xlabel="recurrent gain g", ylabel="input std",
             xlim=(edges(gains)[[0, -1]]), ylim=(stds[0], edges(stds)[-1]),
         )  # fmt: skip
-        legend(axes, loc="lower right", handlelength=2.4)
     if image is not None:
         figure.colorbar(image, ax=list(panels[:-1]), label="largest exponent, nats per step")
     axes = panels[-1]
@@ -184,13 +186,12 @@ def tanh_phase(phase: Rows, critical: Lines, line: tuple[Any, Any], path: np.nda
         axes.errorbar(middle, outside, xerr=[middle - low, high - middle], color=colour,
                       marker=marker, markersize=4, linestyle="", capsize=2, label=name)  # fmt: skip
     axes.plot(line[1], line[0], "--", color="black", linewidth=1.2, label="mean field")
-    if len(path):
-        axes.plot(*path.T, color="#56B4E9", linewidth=1.4, marker=".", markersize=5,
-                  label="rnn in training on text")  # fmt: skip
-        axes.plot(*path[-1], "*", color="#56B4E9", markersize=11, label="the same, trained")
+    for colour, (name, path) in zip(("#56B4E9", "#CC79A7", "#E69F00"), paths.items(), strict=False):
+        axes.plot(*path.T, color=colour, linewidth=1.4, marker=".", markersize=5)
+        axes.plot(*path[-1], "*", color=colour, markersize=11, label=f"{name}, trained on text")
     axes.set(title="critical line", xlabel="recurrent gain g",
              ylabel="std of input and bias together")  # fmt: skip
-    legend(axes, fontsize=6.5)
+    _legend_below(figure, panels)
     figure.suptitle("largest Lyapunov exponent of random tanh nets: median over nets; solid: zero")
     return figure
 
@@ -213,7 +214,7 @@ def gated_phase(phase: Rows) -> Figure:
         if std == 0:
             axes.plot(row["rest_gains"], row["rest_biases"], "--", color="black", linewidth=1.6,
                       label="rest unstable, exact")  # fmt: skip
-            legend(axes, loc="lower right", handlelength=2.4)
+            legend(axes, loc="upper right", handlelength=2.4)
         axes.set(
             title=f"{row['cell']}, " + ("autonomous" if std == 0 else f"input std {std:g}"),
             xlabel="recurrent gain g", ylabel=names.get(row["cell"], "bias"),
@@ -276,11 +277,10 @@ def _map(axes, x, y, values, all_values):
 
 def _legend_below(figure, axes):
     """One legend for all panels, under them."""
-    handles = {
-        label: handle
-        for each in axes
-        for handle, label in zip(*each.get_legend_handles_labels(), strict=True)
-    }
+    handles: dict[str, Any] = {}
+    for each in axes:
+        for handle, label in zip(*each.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
     figure.legend(
         handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles),
         fontsize=8, frameon=False,
