@@ -337,8 +337,8 @@ def make_cell(name: str, hidden_size: int, num_steps: int) -> Any:
 
 
 def is_gated(cell: Any) -> bool:
-    """Whether a cell has gates, which are the routes that it names."""
-    return bool(getattr(cell, "routes", ()))
+    """Whether a cell has gates: it names its routes, or its gates."""
+    return bool(getattr(cell, "routes", ())) or callable(getattr(cell, "gates", None))
 
 
 def make_models(config, num_steps):

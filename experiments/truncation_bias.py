@@ -20,7 +20,7 @@ import numpy as np
 import optax
 
 from seqlab import plots
-from seqlab.cells.lookup import lookup
+from seqlab.cells.lookup import make_cell
 from seqlab.cells.rnn import RNN
 from seqlab.cli import main
 from seqlab.data import synthetic
@@ -96,15 +96,15 @@ class Config:
         for name in self.datasets:
             check_known(name, DATASETS, "datasets")
         for name in self.cells:
-            lookup(name)
+            make_cell(name, self.hidden_size)
         smallest = {"seq_len": 2, "seed": 0}
         for field in ("seq_len", "hidden_size", "embed_size", "num_seeds", "text_updates",
                       "task_updates", "batch_size", "num_sliding", "seed"):  # fmt: skip
             check_at_least(getattr(self, field), smallest.get(field, 1), field)
         check_at_least(self.num_sequences, self.num_sliding, "num_sequences", "num_sliding of them")
-        if self.num_sequences % self.batch_size:
+        if self.num_sequences % self.batch_size or self.num_sequences == self.batch_size:
             raise InputError(
-                f"num_sequences must be a multiple of batch_size ({self.batch_size}), "
+                f"num_sequences must be two or more times batch_size ({self.batch_size}), "
                 f"got {self.num_sequences}"
             )
         for field in ("learning_rate", "clip_norm"):
@@ -143,7 +143,7 @@ def run(config: Config, log: RunLog) -> None:
 
 def study(name: str, config: Config, problem: Problem, log: RunLog) -> tuple[dict, float]:
     """One cell on one data set: its part of the summary, and the largest error at k = T."""
-    cell = lookup(name)(hidden_size=config.hidden_size)
+    cell = make_cell(name, config.hidden_size)
     model = functional(
         ManyToMany if problem.every_step else ManyToOne, cell,
         input_size=problem.input_size or config.embed_size, vocab_size=problem.vocab_size,
@@ -203,6 +203,7 @@ def study(name: str, config: Config, problem: Problem, log: RunLog) -> tuple[dic
             return jax.grad(lambda p: mean_loss(p, {**batch, "reach": reach})[0])(params)
 
         # A mini-batch errs too, without bias: its angle is what truncation is to be seen beside.
+        # Each is held against the mean of the others, or it would be part of what it is held to.
         parts = jax.tree.map(
             lambda leaf: leaf.reshape(-1, config.batch_size, *leaf.shape[1:]), batch
         )
@@ -228,7 +229,13 @@ def study(name: str, config: Config, problem: Problem, log: RunLog) -> tuple[dic
             }
 
         found = jax.lax.map(along, jnp.array(reaches))
-        noise = jax.vmap(lambda one: compare(one["rnn"]["weights"], full["rnn"]["weights"]))(noisy)
+        num_parts = config.num_sequences // config.batch_size
+
+        def against_others(part):
+            others = jax.tree.map(lambda f, p: (num_parts * f - p) / (num_parts - 1), full, part)
+            return compare(part["rnn"]["weights"], others["rnn"]["weights"])
+
+        noise = jax.vmap(against_others)(noisy)
         return found, jnp.mean(noise["cosine"])
 
     def slide(params, batch):

@@ -25,6 +25,7 @@ _HOME = {
     "ensemble": ("map_nets", "train_nets"),
     "errors": ("InputError",),
     "gradflow.gates": ("gate_activations", "saturation"),
+    "gradflow.theory": ("critical_gain", "mean_field_tanh"),
     "gradflow.jacobians": (
         "jacobian_products",
         "log_jacobian_norms",

@@ -51,6 +51,10 @@ def train_nets(
       InputError: naming the place of a non-finite number in the data, or devices that cannot have
         equal shares of the nets.
     """
+    if every < 1:
+        raise InputError(f"every must be 1 or more updates, got {every}")
+    if state.step.ndim != 1:
+        raise InputError("the state is of one net: make it with jax.vmap, leaves [N, ...]")
     num_nets = len(state.step)
     count = share_out(num_nets, num_devices)
 
@@ -117,6 +121,8 @@ def share_out(num_nets: int, num_devices: int | None = None) -> int:
     known = len(jax.devices())
     if num_devices is None:
         return max(n for n in range(1, known + 1) if num_nets % n == 0)
+    if num_devices < 1:
+        raise InputError(f"num_devices must be 1 or more, got {num_devices}")
     if num_devices > known:
         raise InputError(f"num_devices is {num_devices}, there are {known}")
     if num_nets % num_devices:

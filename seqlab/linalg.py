@@ -25,9 +25,32 @@ def orthogonal(key: Array, shape: tuple[int, int], dtype: jnp.dtype) -> Array:
     return draw(key)
 
 
-@jax.custom_batching.sequential_vmap
+@jax.custom_jvp
 def qr(matrix: Array) -> tuple[Array, Array]:
-    """Q [M, K] and R [K, N] of a matrix [M, N], K the smaller of M and N."""
+    """Q [M, N] and R [N, N] of a matrix [M, N] with M >= N; has derivatives of any order.
+
+        dQ = Q (Omega - Q^T A) + A    dR = (Q^T A - Omega) R    A = dM R^-1
+
+    with Omega antisymmetric and equal to Q^T A below the diagonal.
+
+    References: Walter and Lehmann, 2018 (derivatives of the QR decomposition).
+    """
+    return _qr(matrix)
+
+
+@qr.defjvp
+def _qr_jvp(primals, tangents):
+    (matrix,), (change,) = primals, tangents
+    basis, upper = qr(matrix)
+    moved = solve(upper.T, change.T).T
+    inner = basis.T @ moved
+    low = jnp.tril(inner, -1)
+    turn = low - low.T
+    return (basis, upper), (basis @ (turn - inner) + moved, (inner - turn) @ upper)
+
+
+@jax.custom_batching.sequential_vmap
+def _qr(matrix):
     basis, upper = jnp.linalg.qr(matrix)
     return basis, upper
 

@@ -46,5 +46,7 @@ def bootstrap(
     rows = rng.integers(len(values), size=(num_draws, len(values)))
     # One at a time where all draws together would fill the memory.
     draws = np.stack([statistic(values[each], axis=0) for each in rows])
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    # Without interpolation where a draw is infinite, as the log of what has vanished is.
+    method = "linear" if np.isfinite(draws).all() else "inverted_cdf"
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0, method=method)
     return Interval(np.asarray(statistic(values, axis=0)), low, high)

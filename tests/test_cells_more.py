@@ -561,10 +561,23 @@ def test_slstm_is_a_weighted_mean_of_what_was_written():
 
 
 def test_slstm_from_rest_does_not_depend_on_its_input_bias():
+    """Neither outputs nor gradients, also where exp(a_i) is far below the least number."""
     cell = SLSTM(H)
     params, _, xs = generic(cell)
-    moved = {**params, "i": {**params["i"], "b": params["i"]["b"] + 3.0}}
-    np.testing.assert_allclose(walk(cell, moved, xs).ys, walk(cell, params, xs).ys, rtol=1e-12)
+
+    @jit
+    def ys_and_gradient(by):
+        def loss(params):
+            moved = {**params, "i": {**params["i"], "b": params["i"]["b"] + by}}
+            ys = unroll(cell, moved, xs).ys
+            return jnp.sum(jnp.sin(ys)), ys
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    expected = ys_and_gradient(0.0)
+    for by in (3.0, -500.0, -2000.0):
+        for a, b in zip(*map(jax.tree.leaves, (ys_and_gradient(by), expected)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("bias", [-2000.0, 2000.0])

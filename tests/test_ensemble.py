@@ -70,6 +70,8 @@ def test_data_that_is_not_finite_is_named():
 
 def test_shares_of_the_nets():
     assert share_out(7) == 1  # the tests have one device
+    with pytest.raises(InputError, match="1 or more, got 0"):
+        share_out(4, 0)
     with pytest.raises(InputError, match="there are 1"):
         share_out(4, 2)
 
@@ -86,6 +88,8 @@ def test_a_bootstrap_interval_covers_as_often_as_it_says():
     np.testing.assert_array_equal(again[0], again[1])
     np.testing.assert_array_equal(again[0].middle, np.median(values, axis=0))
     np.testing.assert_array_equal(np.ravel(bootstrap(values[:1])), np.tile(values[0], 3))
+    vanished = bootstrap(np.array([-np.inf, -np.inf, -np.inf, 1.0, 2.0]))
+    assert (vanished.middle, vanished.low, vanished.high) == (-np.inf, -np.inf, 2.0)
     with pytest.raises(ValueError, match="no rows"):
         bootstrap(np.zeros((0, 2)))
 

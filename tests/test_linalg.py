@@ -43,6 +43,20 @@ def test_a_batch_is_its_matrices():
 
 
 @pytest.mark.usefixtures("x64")
+def test_derivatives_of_a_decomposition_are_those_of_jax():
+    matrices = jnp.asarray(np.random.default_rng(2).normal(size=(3, 5, 4)))
+
+    def value(qr):
+        return lambda a: sum(jnp.sum(jnp.sin(leaf + 0.1)) for leaf in qr(a))
+
+    for derivative in (jax.grad, jax.jacfwd, jax.hessian):
+        found, expected = (
+            jax.vmap(derivative(value(each)))(matrices) for each in (qr, jnp.linalg.qr)
+        )
+        np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-8 * np.abs(expected).max())
+
+
+@pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("shape", [(6, 6), (3, 6), (6, 3)])
 def test_orthogonal_matrices_are_those_of_jax(shape):
     seeds = jnp.arange(3)

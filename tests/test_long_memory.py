@@ -15,7 +15,7 @@ from experiments.long_memory import (
     filled,
     judge,
     kinds,
-    make_cell,
+    make,
     measure,
     padded,
     pascanu_params,
@@ -124,12 +124,12 @@ def test_remedies_are_three_for_each_first_weight():
 
 
 def test_chrono_cells_remember_as_long_as_the_task():
-    assert make_cell("lstm-chrono", 4, 77).chrono_steps == 77.0
-    assert make_cell("lstm", 4, 77).chrono_steps is None
-    biases = make_cell("lstm-chrono", 200, 77).init(jax.random.key(0), 1)["f"]["b"]
+    assert make("lstm-chrono", 4, 77).chrono_steps == 77.0
+    assert make("lstm", 4, 77).chrono_steps is None
+    biases = make("lstm-chrono", 200, 77).init(jax.random.key(0), 1)["f"]["b"]
     assert np.exp(biases).max() <= 76.0
     with pytest.raises(InputError, match="cannot be made"):
-        make_cell("rnn-chrono", 4, 77)
+        make("rnn-chrono", 4, 77)
 
 
 def test_what_is_said_of_the_claims_can_be_false():
@@ -138,10 +138,19 @@ def test_what_is_said_of_the_claims_can_be_false():
     assert check["passed"] is False
     (check,) = judge(filled(Config()), [{**row, "test_loss": [0.001]}], TASKS["adding"])
     assert check["passed"] is True
+    plain = {"name": "rnn", "length": 200, "test_loss": [0.1], "share_solved": 0.0}
+    assert judge(filled(Config()), [plain], TASKS["adding"])[0]["passed"] is None
+    solved = {**row, "name": "gru", "test_loss": [0.001], "share_solved": 1.0}
+    found = judge(filled(Config()), [plain, solved], TASKS["adding"])
+    assert [check["passed"] for check in found] == [False, True]
     shares = dict(zip(METHODS, (0.5, 0.4, 1.0), strict=True))
     rows = [{"name": name, "share_solved": share} for name, share in shares.items()]
     found = judge(filled(Config(study="remedies")), rows, TASKS["temporal-order"])
     assert [check["passed"] for check in found] == [False, True]
+    for share in (0.0, 1.0):
+        rows = [{"name": name, "share_solved": share} for name in METHODS]
+        found = judge(filled(Config(study="remedies")), rows, TASKS["temporal-order"])
+        assert [check["passed"] for check in found] == [None, None]
 
 
 @pytest.mark.parametrize(
@@ -149,6 +158,7 @@ def test_what_is_said_of_the_claims_can_be_false():
     [
         ({"task": "ading"}, "did you mean 'adding'"),
         ({"study": "remedies", "task": "adding"}, "temporal-order"),
+        ({"study": "remedies", "cells": ("rnn",)}, "chosen by --inits"),
         ({"lengths": ()}, "number of lengths"),
         ({"lengths": (50, 50)}, "twice"),
         ({"task": "temporal-order", "lengths": (5,)}, "10 or more"),

@@ -112,6 +112,16 @@ def test_an_orthogonal_linear_net_keeps_every_length(gain):
     assert omega == pytest.approx((gain - 1.0) ** 2, abs=1e-14)
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_it_does_not_depend_on_the_scale_of_the_loss(scale):
+    cell = RNN(H)
+    weights, xs, carries, errors = problem(cell)
+    found, expected = (
+        norm_preservation(cell, weights, xs, carries, errors * by) for by in (scale, 1.0)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
 def test_no_error_tells_nothing_and_spoils_nothing():
     cell = RNN(H)
     weights, xs, carries, errors = problem(cell)

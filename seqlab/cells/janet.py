@@ -76,7 +76,9 @@ class JANET:
         }
         with jax.named_scope("f"):
             s = affine(params["f"], x, masked["f"])
-            f, i = jax.nn.sigmoid(s), jax.nn.sigmoid(self.beta - s)
+            f = jax.nn.sigmoid(s)
+        with jax.named_scope("i"):
+            i = jax.nn.sigmoid(self.beta - s)
         with jax.named_scope("g"):
             g = jnp.tanh(affine(params["g"], x, masked["g"]))
         with jax.named_scope("h"):

@@ -85,6 +85,18 @@ def lookup(name: str) -> Callable[..., Cell]:
     )
 
 
+def make_cell(name: str, hidden_size: int, **fields: Any) -> Cell:
+    """The cell of that name, made.
+
+    Raises:
+      InputError: as `lookup`, and when it cannot be made of these fields.
+    """
+    try:
+        return lookup(name)(hidden_size=hidden_size, **fields)
+    except TypeError as error:
+        raise InputError(f"cell {name!r} cannot be made: {error}") from error
+
+
 def _own(name: str) -> Callable[..., Cell]:
     module_name, _, class_name = name.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), class_name)):

@@ -38,8 +38,9 @@ class SLSTM:
     zeros b^i moves nothing either, for it scales C and N alike.
 
     Conventions: the forget gate is a sigmoid (the paper allows an exponential one too); g is the
-    paper's z; there is one head, so every W_h is whole; no tanh on c / n. The first step is walked
-    like any other, from m = 0; the released code takes m' = a_i there, which is another scale.
+    paper's z; there is one head, so every W_h is whole; no tanh on c / n. m begins
+    at half the least number there is, so that m' = a_i after the first step, as in the released
+    code.
 
     Attributes:
       hidden_size: H, width of h, c, n and m.
@@ -81,9 +82,10 @@ class SLSTM:
         return params
 
     def initial_carry(self, params, batch_shape=()):
-        """Zeros, every leaf [*batch_shape, H]."""
+        """Zeros, and m at half the least number, every leaf [*batch_shape, H]."""
         zeros = jnp.zeros((*batch_shape, self.hidden_size), params["g"]["b"].dtype)
-        return SLSTMCarry(h=zeros, c=zeros, n=zeros, m=zeros)
+        least = jnp.full_like(zeros, jnp.finfo(zeros.dtype).min / 2)
+        return SLSTMCarry(h=zeros, c=zeros, n=zeros, m=least)
 
     def step(self, params, carry, x, *, recurrent_mask=None):
         """One step; `recurrent_mask` [..., H] multiplies h on its way into every W_h."""

@@ -6,8 +6,6 @@ import jax.numpy as jnp
 from seqlab.gradflow.jacobians import states_before
 from seqlab.types import Array, Carry, Cell, Params
 
-SMALLEST = 1e-20  # squared norm of an error below which its direction says nothing
-
 
 def norm_ratios(
     cell: Cell,
@@ -48,8 +46,13 @@ def norm_ratios(
     if mask is not None:
         xs = jnp.where(mask[..., None], xs, 0.0)
     before, xs, adjoints = jax.lax.stop_gradient((before, xs, adjoints))
+    # Scaled by the largest entry: an error that has all but vanished has a direction still.
+    peaks = jax.tree.map(lambda leaf: jnp.max(jnp.abs(leaf), axis=-1), adjoints)
+    peak = jax.tree.reduce(jnp.maximum, peaks)
+    is_told = peak > 0.0 if mask is None else mask & (peak > 0.0)
+    scale = jnp.where(is_told, peak, 1.0)[..., None]
+    adjoints = jax.tree.map(lambda leaf: leaf / scale, adjoints)
     square = _square(adjoints)
-    is_told = square >= SMALLEST if mask is None else mask & (square >= SMALLEST)
     _, pull = jax.vjp(lambda carry: cell.step(params, carry, xs), before)
     back = _square(pull(adjoints)[0])
     # The root only where it can be told: elsewhere its slope at zero would be infinite.
@@ -79,9 +82,10 @@ def norm_preservation(
         omega = norm_preservation(cell, weights, xs, carries, grads.carries["rnn"])
 
     Convention: the paper writes a sum over steps and the norms themselves; its code takes the mean
-    over steps and the squares of the norms. Here it is the mean and the norms. In the paper's form
-    the state is the pre-activation (`PreactivationRNN`); with `RNN` the state held fixed is
-    h_{t-1}, and phi' at step t moves with the weights.
+    over steps, without those whose error is below 1e-10, and the squares of the norms. Here it is
+    the mean, over all that an error reaches, and the norms: it has no scale of the loss in it.
+    In the paper's form the state is the pre-activation (`PreactivationRNN`); with `RNN` the state
+    held fixed is h_{t-1}, and phi' at step t moves with the weights.
 
     The arguments are those of `norm_ratios`.
 

@@ -12,8 +12,8 @@ from seqlab.types import Array, Output, Params
 def chunk_borders(every: int | Array, shape: tuple[int, ...]) -> Array:
     """`cut` of `unroll` with a border before every `every`-th step, [..., T]; k may be traced.
 
-    The gradient is that of `truncate_every`; as an array k can differ from net to net in one
-    program.
+    Walked forward, the gradient is that of `truncate_every`; as an array k can differ from net to
+    net in one program. (Backward, `truncate_every` counts from the last step, this from the first.)
 
     Args:
       every: k, steps between borders.

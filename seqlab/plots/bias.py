@@ -156,7 +156,10 @@ def linear_sensitivity(rows: Rows) -> Figure:
     cured = remedies[-2]
     figure, panels = new_figure(3, width=11.0, height=3.6)
     parts = (
-        ("white inputs, by parametrisation", [(each, correlations[0]) for each in remedies]),
+        (
+            f"inputs with correlation {correlations[0]:g}, by parametrisation",
+            [(each, correlations[0]) for each in remedies],
+        ),
         ("correlated inputs, no remedy", [(remedies[0], each) for each in correlations]),
         (f"correlated, {cured}", [(cured, each) for each in correlations]),
     )

@@ -177,6 +177,12 @@ def run_dynamics(cell: Cell, params, xs, mask):
     ]
     before = states_before(cell.initial_carry(params, xs.shape[:-2]), walked.carries)
     gates = _sigmoids(lambda carry, x: cell.step(params, carry, x), before, joined[..., :-1])
+    # One that parameters alone decide is the same at every step.
+    gates = {
+        name: jnp.broadcast_to(gate, (*xs.shape[:-1], gate.shape[-1]))
+        for name, gate in gates.items()
+        if gate.ndim
+    }
     field = jnp.zeros(())
     bound = jnp.zeros_like(norms)
     if isinstance(cell, RNN):
