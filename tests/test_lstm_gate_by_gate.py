@@ -224,11 +224,15 @@ def test_what_is_said_of_the_rungs_can_be_false():
 
     good = {"rnn": found_with([0.166, 0.17]), "output": found_with([0.001, 0.009])}
     bad = {"rnn": found_with([0.1, 0.17]), "output": found_with([0.001, 0.02])}
-    assert passed(good) == [True, True]
-    assert passed(bad) == [False, False]
+    assert passed(good, seq_len=200) == [True, True]
+    assert passed(bad, seq_len=200) == [False, False]
+    assert passed(bad, seq_len=60) == [None, False]
     assert passed(good, num_updates=10) == [None, None]
-    slopes = {f"direct_path_slope_nats_per_step_{when}": 0.01 for when in ("at_init", "trained")}
-    assert passed({"additive": found_with([1.0], **slopes)}) == [False, False]
+    for slope, verdict in ((0.0, True), (0.01, False), (float("nan"), None)):
+        slopes = {
+            f"direct_path_slope_nats_per_step_{when}": slope for when in ("at_init", "trained")
+        }
+        assert passed({"additive": found_with([1.0], **slopes)}) == [verdict, verdict]
     assert not check("", 1.1, 1.0, 0.05)["passed"]
     assert not check("", float("nan"), 1.0, 0.05)["passed"]
 

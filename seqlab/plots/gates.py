@@ -187,7 +187,8 @@ def rung_differences(rungs: Mapping[str, Mapping[str, Any]], *, title: str = "")
 
     Args:
       rungs: rung -> {"loss_ratio": (middle, low, high), "parameters": (without, with),
-        "slopes": {"total", "direct": (before, after) training}}.
+        "slopes": {"total", "direct": (before, after) training, None where no
+        gradient is left}}.
       title: of the figure.
     """
     figure, (left, middle, right) = new_figure(3, width=12.0, height=0.34 * len(rungs) + 1.7)
@@ -203,7 +204,10 @@ def rung_differences(rungs: Mapping[str, Mapping[str, Any]], *, title: str = "")
         middle.plot(after, place, "o", color=COLOURS[0], markersize=5)
         for path, (marker, colour) in PATHS.items():
             for slope, fill in zip(found["slopes"][path], ("none", colour), strict=True):
-                right.plot(slope, place, marker, color=colour, markerfacecolor=fill, markersize=5)
+                if slope is not None:
+                    right.plot(
+                        slope, place, marker, color=colour, markerfacecolor=fill, markersize=5
+                    )
     left.axvline(1.0, color="black", linewidth=0.9)
     _log_scale(left.xaxis)
     left.set_yticks(places, list(rungs))
