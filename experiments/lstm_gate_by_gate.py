@@ -24,6 +24,22 @@ at which its own validation loss is least; nets of one number have the same firs
 gates that they share and read the same sequences, so differences are taken net by net.
 `--equal parameters` gives every rung the width at which its live parameters (idle ones of clamped
 gates do not count) are as many as the LSTM's.
+
+What one sees by default (adding problem, T = 60, H = 32, 1000 updates, six nets a rung; 1/6 is the
+squared error without memory). The step is the input gate: 0.17 without it, 0.0010 with it, a factor
+of 170. The tanh RNN has 0.13, and some of its nets have begun to learn. A cell that can only add,
+with or without forgetting, has as good a gradient as any at the start and still learns nothing:
+nothing keeps noise out of it, and the additive cell ends with every unit saturated and a gradient
+of exactly zero. The output gate buys speed, but no difference at the end that six nets could tell.
+Of the variants NIG (11 times the error of vanilla, 95 % interval 6.5 to 115) and FGR (3.7, 2.0 to
+31) are worse, CIFG (0.23, 0.19 to 0.72) is better with fewer parameters; the others cannot be told
+apart. That NFG and NOAF are not among the worse is the task's doing: nothing needs to be forgotten
+in it. Greff et al. found these two worse on all three of their data sets.
+
+At the scale of a paper, an hour or two on two cores (estimated):
+
+    python -m experiments.lstm_gate_by_gate --seq-len 200 --hidden-size 64 --num-updates 3000 \
+        --learning-rates 1e-3 3e-3 1e-2
 """
 
 import bisect
