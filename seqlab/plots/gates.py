@@ -170,21 +170,25 @@ def rung_gates(
 
 
 def rung_differences(rungs: Mapping[str, Mapping[str, Any]], *, title: str = "") -> Figure:
-    """What a part buys and costs: loss ratio, live parameters, gradient slopes.
+    """What a part buys and costs: loss, speed, live parameters, slopes.
 
     Args:
-      rungs: rung -> {"loss_ratio": (middle, low, high), "parameters": (without, with),
-        "slopes": {"total", "direct": (before, after) training, None where no
-        gradient is left}}.
+      rungs: rung -> {"loss_ratio": (middle, low, high), "updates_later": likewise, or None where a
+        net never got there, "parameters": (without, with), "slopes": {"total", "direct": (before,
+        after) training, None where no gradient is left}}.
       title: of the figure.
     """
-    figure, (left, middle, right) = new_figure(3, width=12.0, height=0.34 * len(rungs) + 1.7)
+    figure, panels = new_figure(4, width=14.0, height=0.34 * len(rungs) + 1.9)
+    left, speed, middle, right = panels
     places = np.arange(len(rungs))[::-1]
     for place, found in zip(places, rungs.values(), strict=True):
-        ratio, low, high = found["loss_ratio"]
-        colour = COLOURS[0] if high < 1 else COLOURS[1] if low > 1 else "grey"
-        left.errorbar(ratio, place, xerr=[[ratio - low], [high - ratio]], fmt="o",
-                      markersize=5, capsize=3, color=colour)  # fmt: skip
+        for panel, what, neutral in ((left, "loss_ratio", 1.0), (speed, "updates_later", 0.0)):
+            if found[what] is None:
+                continue
+            value, low, high = found[what]
+            colour = COLOURS[0] if high < neutral else COLOURS[1] if low > neutral else "grey"
+            panel.errorbar(value, place, xerr=[[value - low], [high - value]], fmt="o",
+                           markersize=5, capsize=3, color=colour)  # fmt: skip
         before, after = found["parameters"]
         middle.plot([before, after], [place, place], "-", color="grey", linewidth=1.0)
         middle.plot(before, place, "o", color="grey", markerfacecolor="none", markersize=5)
@@ -196,23 +200,24 @@ def rung_differences(rungs: Mapping[str, Mapping[str, Any]], *, title: str = "")
                         slope, place, marker, color=colour, markerfacecolor=fill, markersize=5
                     )
     left.axvline(1.0, color="black", linewidth=0.9)
+    speed.axvline(0.0, color="black", linewidth=0.9)
     _log_scale(left.xaxis)
     left.set_yticks(places, list(rungs))
-    left.set(
-        xlabel="test loss, times that of the rung beside",
-        title="bar wholly below 1: blue, above: red",
-    )
+    left.set(xlabel="test loss, times that of the rung beside",
+             title="bar wholly on the better side: blue,\non the worse: red")  # fmt: skip
+    speed.set(xlabel="updates, more than the rung beside",
+              title="until a training loss of 1/10\nof that without memory")  # fmt: skip
     middle.locator_params(axis="x", nbins=5)
     middle.set(xlabel="live parameters", title="open: the rung beside")
     right.axvline(0.0, color="black", linewidth=0.9)
     right.set(xlabel=r"slope of $\log\|dL/dc_t\|$ (nats per step back)",
               title="blue: total, black: direct; open: at init")  # fmt: skip
-    for panel in (left, middle, right):
+    for panel in panels:
         panel.set_ylim(-0.6, len(rungs) - 0.4)
         panel.title.set_fontsize(8.5)
-    for panel in (middle, right):
+    for panel in (speed, middle, right):
         panel.set_yticks(places, [""] * len(rungs))
-    figure.suptitle(f"{title}; bars: 95 % bootstrap of the median ratio, net by net", fontsize=9)
+    figure.suptitle(f"{title}; bars: 95 % bootstrap of the median, net by net", fontsize=9)
     return figure
 
 
