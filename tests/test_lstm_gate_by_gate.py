@@ -38,7 +38,7 @@ INPUTS = 2
 def study(dataset="adding", seq_len=30, **fields):
     config = Config(dataset=dataset, seq_len=seq_len, **fields)
     problem = load_problem(dataset, seq_len=seq_len, every_step=is_every_step(dataset))
-    return Study(config, problem, None, None, None)
+    return Study(config, problem, None, None, None, 1.0)
 
 
 @pytest.mark.parametrize("name", RUNGS)
@@ -200,22 +200,29 @@ def test_answers_without_memory_have_the_loss_of_the_baseline(dataset):
     assert float(jnp.mean(right)) == pytest.approx(chance, abs=0.02)
 
 
-def found_with(losses, parameters=10, **summary):
+def found_with(losses, parameters=10, updates=np.inf, **summary):
     losses = np.array(losses)
     interval = [losses.min(), losses.max()]
     summary |= {"live_parameters": parameters, "test_loss_interval": interval}
-    return Found([], summary, losses)
+    return Found([], summary, losses, np.broadcast_to(updates, losses.shape))
 
 
 def test_differences_are_taken_net_by_net():
     base = np.array([1.0, 10.0, 100.0])
-    found = {"output": found_with(base, 30), "vanilla": found_with(base / 2, 36)}
+    found = {
+        "output": found_with(base, 30, updates=[100, 200, 900]),
+        "vanilla": found_with(base / 2, 36, updates=[150, 250, 950]),
+    }
     assert set(differences(found)) == {"vanilla"}  # its neighbour below was not trained
     (step,) = differences(found).values()
     assert step["beside"] == "output"
     assert step["loss_ratio"] == pytest.approx(0.5)
     assert step["loss_ratio_interval"] == pytest.approx([0.5, 0.5])
     assert step["live_parameters_added"] == 6
+    assert step["updates_later"] == 50
+    assert step["updates_later_interval"] == [50, 50]
+    found["output"] = found_with(base, 30, updates=[100, 200, np.inf])
+    assert "updates_later" not in differences(found)["vanilla"]  # one never got there
 
 
 def test_what_is_said_of_the_rungs_can_be_false():
@@ -224,11 +231,15 @@ def test_what_is_said_of_the_rungs_can_be_false():
 
     good = {"rnn": found_with([0.166, 0.17]), "output": found_with([0.001, 0.009])}
     bad = {"rnn": found_with([0.1, 0.17]), "output": found_with([0.001, 0.02])}
-    assert passed(good) == [True, True]
-    assert passed(bad) == [False, False]
+    assert passed(good, seq_len=200) == [True, True]
+    assert passed(bad, seq_len=200) == [False, False]
+    assert passed(bad, seq_len=60) == [None, False]
     assert passed(good, num_updates=10) == [None, None]
-    slopes = {f"direct_path_slope_nats_per_step_{when}": 0.01 for when in ("at_init", "trained")}
-    assert passed({"additive": found_with([1.0], **slopes)}) == [False, False]
+    for slope, verdict in ((0.0, True), (0.01, False), (float("nan"), None)):
+        slopes = {
+            f"direct_path_slope_nats_per_step_{when}": slope for when in ("at_init", "trained")
+        }
+        assert passed({"additive": found_with([1.0], **slopes)}) == [verdict, verdict]
     assert not check("", 1.1, 1.0, 0.05)["passed"]
     assert not check("", float("nan"), 1.0, 0.05)["passed"]
 

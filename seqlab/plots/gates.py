@@ -20,6 +20,7 @@ CURVE_STYLES = {  # curve -> colour, line, what the legend says
     "c": ("#D55E00", "-", r"$\|dL/dc_t\|$"),
     "direct": ("#000000", "--", r"$dL/dc_t$, direct path: product of $f$"),
 }
+PER_LINE = 5  # rungs side by side
 PATHS = {"total": ("o", "#0072B2"), "direct": ("D", "#000000")}  # path -> marker, colour
 
 
@@ -98,7 +99,7 @@ def rung_gradients(
     *,
     title: str = "",
 ) -> Figure:
-    """Gradient norms over steps before the end, a column a rung, a row a stage of training.
+    """Gradient norms over steps before the end, its stages of training under each rung.
 
     Args:
       rungs: rung -> for each stage, curve ("h", "c", "direct") -> natural logs (median, low, high),
@@ -106,36 +107,32 @@ def rung_gradients(
       rows: names of the stages.
       title: of the figure.
     """
-    figure, axes = new_figure(len(rungs), rows=len(rows), width=max(2.15 * len(rungs) + 1.0, 7.0),
-                              height=2.3 * len(rows) + 0.9)  # fmt: skip
+    figure, panels = _stages(rungs, rows, "steps before the end", r"$\log_{10}$ gradient norm")
     lowest, highest = np.inf, -np.inf
-    for column, (name, stages) in enumerate(rungs.items()):
-        for row, curves in enumerate(stages):
-            panel = axes[row * len(rungs) + column]
-            for curve, values in curves.items():
-                colour, line, label = CURVE_STYLES[curve]
-                middle, low, high = map(log10, values)
-                lag = lags(middle)
-                seen = middle[np.isfinite(middle)]
-                if curve != "direct" and seen.size:
-                    # A gradient of zero in its precision lies below the page.
-                    low = np.where(np.isfinite(middle) & ~np.isfinite(low), -1e3, low)
-                    panel.fill_between(lag, low, high, color=colour, alpha=0.18, lw=0)
-                    lowest = min(lowest, seen.min())
-                    highest = max(highest, high[np.isfinite(high)].max())
-                panel.plot(lag, middle, line, color=colour, linewidth=1.5, label=label)
-            if row == 0:
-                panel.set_title(name, fontsize=8.5)
-            if row == len(rows) - 1:
-                panel.set_xlabel("steps before the end")
-            if column == 0:
-                panel.set_ylabel(f"{rows[row]}\n" + r"$\log_{10}$ gradient norm")
-            else:
-                panel.tick_params(labelleft=False)
+    for panel, name, row in panels:
+        curves = rungs[name][row]
+        for curve, values in curves.items():
+            colour, line, label = CURVE_STYLES[curve]
+            middle, low, high = map(log10, values)
+            lag = lags(middle)
+            seen = middle[np.isfinite(middle)]
+            if curve != "direct" and seen.size:
+                # A gradient of zero in its precision lies below the page.
+                low = np.where(np.isfinite(middle) & ~np.isfinite(low), -1e3, low)
+                panel.fill_between(lag, low, high, color=colour, alpha=0.18, lw=0)
+                lowest = min(lowest, seen.min())
+                highest = max(highest, high[np.isfinite(high)].max())
+            panel.plot(lag, middle, line, color=colour, linewidth=1.5, label=label)
+            panel.set_xlim(-0.04 * lag[0], 1.04 * lag[0])
+        if not any(np.isfinite(values[0][:-1]).any() for values in curves.values()):
+            panel.text(0.5, 0.5, "exactly 0\n(median)", transform=panel.transAxes, ha="center",
+                       va="center", fontsize=8.5)  # fmt: skip
+        if row == 0:
+            panel.set_title(name, fontsize=8.5)
     if np.isfinite(lowest):  # a direct path that vanishes faster may leave the page
-        for panel in axes:
+        for panel, _, _ in panels:
             panel.set_ylim(lowest - 0.7, highest + 0.3)
-    _legend_below(figure, axes, title)
+    _legend_below(figure, panels, title)
     return figure
 
 
@@ -145,7 +142,7 @@ def rung_gates(
     *,
     title: str = "",
 ) -> Figure:
-    """Gate values over time, a column a rung, a row a stage of training.
+    """Gate values over time, its stages of training under each rung.
 
     Args:
       rungs: rung -> for each stage, gate -> {"mean", "p10", "p90": [T], "share_shut",
@@ -153,75 +150,106 @@ def rung_gates(
       rows: names of the stages.
       title: of the figure.
     """
-    figure, axes = new_figure(len(rungs), rows=len(rows), width=max(2.15 * len(rungs) + 1.0, 7.0),
-                              height=2.5 * len(rows) + 0.9)  # fmt: skip
-    for column, (name, stages) in enumerate(rungs.items()):
-        for row, gates in enumerate(stages):
-            panel = axes[row * len(rungs) + column]
-            for gate, found in gates.items():
-                colour = GATE_COLOURS[gate]
-                steps = np.arange(1, len(found["mean"]) + 1)
-                panel.fill_between(steps, found["p10"], found["p90"], color=colour, alpha=0.15,
-                                   lw=0)  # fmt: skip
-                panel.plot(steps, found["mean"], GATE_LINES[gate], color=colour, linewidth=1.6,
-                           label=f"{gate}: mean and 10-90 %")  # fmt: skip
-            shares = "   ".join(
-                f"{gate} {100 * found['share_shut']:.0f} | {100 * found['share_open']:.0f}"
-                for gate, found in gates.items()
-            )
-            head = f"{name}\n" if row == 0 else ""
-            panel.set_title(head + shares, fontsize=8)
-            panel.set_ylim(-0.03, 1.03)
-            if row == len(rows) - 1:
-                panel.set_xlabel("step t")
-            if column == 0:
-                panel.set_ylabel(f"{rows[row]}\ngate value")
-            else:
-                panel.tick_params(labelleft=False)
-    _legend_below(figure, axes, f"{title}; above: % of values < 0.1 | > 0.9")
+    figure, panels = _stages(rungs, rows, "step t", "gate value")
+    for panel, name, row in panels:
+        gates = rungs[name][row]
+        for gate, found in gates.items():
+            colour = GATE_COLOURS[gate]
+            steps = np.arange(1, len(found["mean"]) + 1)
+            panel.fill_between(steps, found["p10"], found["p90"], color=colour, alpha=0.15, lw=0)
+            panel.plot(steps, found["mean"], GATE_LINES[gate], color=colour, linewidth=1.6,
+                       label=f"{gate}: mean and 10-90 %")  # fmt: skip
+        shares = "   ".join(
+            f"{gate} {100 * found['share_shut']:.0f} | {100 * found['share_open']:.0f}"
+            for gate, found in gates.items()
+        )
+        panel.set_title((f"{name}\n" if row == 0 else "") + shares, fontsize=8)
+        panel.set_ylim(-0.03, 1.03)
+    _legend_below(figure, panels, f"{title}; above: % of values < 0.1 | > 0.9")
     return figure
 
 
 def rung_differences(rungs: Mapping[str, Mapping[str, Any]], *, title: str = "") -> Figure:
-    """What a part buys and costs: loss ratio, live parameters, gradient slopes.
+    """What a part buys and costs: loss, speed, live parameters, slopes.
 
     Args:
-      rungs: rung -> {"loss_ratio": (middle, low, high), "parameters": (without, with),
-        "slopes": {"total", "direct": (before, after) training}}.
+      rungs: rung -> {"loss_ratio": (middle, low, high), "updates_later": likewise, or None where a
+        net never got there, "parameters": (without, with), "slopes": {"total", "direct": (before,
+        after) training, None where no gradient is left}}.
       title: of the figure.
     """
-    figure, (left, middle, right) = new_figure(3, width=12.0, height=0.34 * len(rungs) + 1.7)
+    figure, panels = new_figure(4, width=14.0, height=0.34 * len(rungs) + 1.9)
+    left, speed, middle, right = panels
     places = np.arange(len(rungs))[::-1]
     for place, found in zip(places, rungs.values(), strict=True):
-        ratio, low, high = found["loss_ratio"]
-        colour = COLOURS[0] if high < 1 else COLOURS[1] if low > 1 else "grey"
-        left.errorbar(ratio, place, xerr=[[ratio - low], [high - ratio]], fmt="o",
-                      markersize=5, capsize=3, color=colour)  # fmt: skip
+        for panel, what, neutral in ((left, "loss_ratio", 1.0), (speed, "updates_later", 0.0)):
+            if found[what] is None:
+                continue
+            value, low, high = found[what]
+            colour = COLOURS[0] if high < neutral else COLOURS[1] if low > neutral else "grey"
+            panel.errorbar(value, place, xerr=[[value - low], [high - value]], fmt="o",
+                           markersize=5, capsize=3, color=colour)  # fmt: skip
         before, after = found["parameters"]
         middle.plot([before, after], [place, place], "-", color="grey", linewidth=1.0)
         middle.plot(before, place, "o", color="grey", markerfacecolor="none", markersize=5)
         middle.plot(after, place, "o", color=COLOURS[0], markersize=5)
         for path, (marker, colour) in PATHS.items():
             for slope, fill in zip(found["slopes"][path], ("none", colour), strict=True):
-                right.plot(slope, place, marker, color=colour, markerfacecolor=fill, markersize=5)
+                if slope is not None:
+                    right.plot(
+                        slope, place, marker, color=colour, markerfacecolor=fill, markersize=5
+                    )
     left.axvline(1.0, color="black", linewidth=0.9)
+    speed.axvline(0.0, color="black", linewidth=0.9)
     _log_scale(left.xaxis)
     left.set_yticks(places, list(rungs))
-    left.set(
-        xlabel="test loss, times that of the rung beside",
-        title="bar wholly below 1: blue, above: red",
-    )
+    left.set(xlabel="test loss, times that of the rung beside",
+             title="bar wholly on the better side: blue,\non the worse: red")  # fmt: skip
+    speed.set(xlabel="updates, more than the rung beside",
+              title="until a training loss of 1/10\nof that without memory")  # fmt: skip
+    middle.locator_params(axis="x", nbins=5)
     middle.set(xlabel="live parameters", title="open: the rung beside")
     right.axvline(0.0, color="black", linewidth=0.9)
     right.set(xlabel=r"slope of $\log\|dL/dc_t\|$ (nats per step back)",
-              title="blue: total, black: direct path; open: at initialisation")  # fmt: skip
-    for panel in (left, middle, right):
+              title="blue: total, black: direct; open: at init")  # fmt: skip
+    for panel in panels:
         panel.set_ylim(-0.6, len(rungs) - 0.4)
         panel.title.set_fontsize(8.5)
-    for panel in (middle, right):
+    for panel in (speed, middle, right):
         panel.set_yticks(places, [""] * len(rungs))
-    figure.suptitle(f"{title}; bars: 95 % bootstrap of the median ratio, net by net", fontsize=9)
+    figure.suptitle(f"{title}; bars: 95 % bootstrap of the median, net by net", fontsize=9)
     return figure
+
+
+def _stages(rungs, rows, xlabel, ylabel):
+    """A figure, and its panels as (panel, rung, row): rungs side by side, five at most in a line.
+
+    Under each rung stand its stages, a row each.
+    """
+    columns = min(PER_LINE, len(rungs))
+    num_lines = -(-len(rungs) // columns)
+    figure, axes = new_figure(
+        columns,
+        rows=num_lines * len(rows),
+        width=max(2.15 * columns + 1.0, 7.0),
+        height=2.4 * len(rows) * num_lines + 0.9,
+    )
+    panels = []
+    for k, name in enumerate(rungs):
+        line, column = divmod(k, columns)
+        for row, stage in enumerate(rows):
+            panel = axes[(line * len(rows) + row) * columns + column]
+            if row == len(rows) - 1:
+                panel.set_xlabel(xlabel)
+            if column == 0:
+                panel.set_ylabel(f"{stage}\n{ylabel}")
+            else:
+                panel.tick_params(labelleft=False)
+            panels.append((panel, name, row))
+    used = {id(panel) for panel, _, _ in panels}
+    for panel in axes:
+        panel.set_visible(id(panel) in used)
+    return figure, panels
 
 
 def _log_scale(axis):
@@ -236,11 +264,11 @@ def _log_scale(axis):
     axis.set_minor_formatter(NullFormatter())
 
 
-def _legend_below(figure, axes, title):
+def _legend_below(figure, panels, title):
     """A title, and one legend for all panels below them."""
     handles = {
         label: handle
-        for panel in axes
+        for panel, _, _ in panels
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
     }
     figure.suptitle(title, fontsize=9)
