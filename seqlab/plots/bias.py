@@ -48,6 +48,8 @@ def truncation_bias(rows: Rows) -> Figure:
         angle.set(title=f"{dataset}: angle to the full one", ylabel="degrees", ylim=(-3, None))
         ratio.set(title=f"{dataset}: norm over the full one's", ylabel="ratio")
         fall.set(title=f"{dataset}: best fall of the loss", ylabel="share of the full one's")
+        # Where the full gradient has nothing left to gain, a share of it is any number.
+        fall.set_ylim(top=min(fall.get_ylim()[1], 2.0))
     legend(panels[0], ncols=1, fontsize=6.5)
     figure.suptitle(
         f"Gradient cut after k steps, recurrent layer: {BAND}\n"
