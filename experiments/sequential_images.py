@@ -9,6 +9,13 @@ digits that come with scikit-learn, 784 for MNIST, in scan-line order or in one 
 images. Every training image is read once an epoch, in an order of the net's own. Killed or stopped,
 the same command with the same `--out` goes on to the same numbers.
 
+Measured on digits, 30 epochs, median of six nets: LSTM 96.5 %, chrono LSTM 96.8 %, GRU 98.3 % of
+test images (`--num-epochs 30 --ungated-learning-rate 0.01 --cells rnn irnn lstm lstm-chrono gru`,
+5.4 minutes on two busy cores). The tanh RNN had 62 % and the IRNN 34 % there, at a rate that suits
+gates; hence a rate of their own. An update of 100 MNIST images at 128 units took 0.70 s for the
+LSTM, 0.46 s for the GRU and 0.06 s for the tanh RNN. The 2,750 updates of 5 epochs are so some 35,
+22 and 3 minutes (estimated; the accuracies after each epoch come on top).
+
 Figures: accuracy over epochs; beside published figures, which are for MNIST; gradient norm over the
 steps before and after training; images with the gradient at each pixel; who is taken for whom.
 """
@@ -49,7 +56,7 @@ SHOWN = (2, 2)  # images of a cell in the figure of gradients: named right, name
 GOAL = 95.0  # %, of gated cells on digits in scan-line order
 DEFAULTS = {
     "digits": {
-        "hidden_size": 64, "num_epochs": 25, "batch_size": 16, "learning_rate": 1e-2,
+        "hidden_size": 64, "num_epochs": 30, "batch_size": 16, "learning_rate": 1e-2,
         "ungated_learning_rate": 2e-3, "num_seeds": 6,
     },
     "mnist": {
@@ -133,7 +140,7 @@ class Config:
     hidden_size: int | None = None
     """H, units; None: 64, 128"""
     num_epochs: int | None = None
-    """times that every training image is read; None: 25, 5"""
+    """times that every training image is read; None: 30, 5"""
     batch_size: int | None = None
     """B, images an update; None: 16, 100"""
     learning_rate: float | None = None

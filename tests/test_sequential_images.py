@@ -118,7 +118,7 @@ def test_only_gated_cells_on_digits_are_judged():
 
 
 def test_the_data_set_decides_what_is_left_open():
-    assert study.Config().filled().num_epochs == 25
+    assert study.Config().filled().num_epochs == 30
     mnist = study.Config(dataset="permuted-mnist", batch_size=7).filled()
     assert (mnist.num_epochs, mnist.num_seeds, mnist.batch_size) == (5, 1, 7)
 
