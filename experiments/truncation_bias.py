@@ -43,7 +43,7 @@ BASELINES = {  # losses of the best answer that has read nothing
     "adding": synthetic.adding_baseline(),
     "temporal-order": float(-np.log(synthetic.temporal_order_chance())),
 }
-LENGTHS = tuple(np.geomspace(1e-3, 3.0, 15).tolist())  # of a step, in the search for the best one
+LENGTHS = tuple(np.geomspace(1e-5, 3.0, 23).tolist())  # of a step, in the search for the best one
 NUM_TEST = 512  # held-out sequences of the loss after training
 DECAYS = (0.5, 0.9, 0.98)  # of the linear net
 BLOCK = 50  # updates between two lines of the log
@@ -199,9 +199,6 @@ def study(name: str, config: Config, problem: Problem, log: RunLog) -> tuple[dic
         return jnp.mean(losses(model.apply(params, batch["xs"]), batch))
 
     def measure(params, batch):
-        def gradient(reach):
-            return jax.grad(lambda p: mean_loss(p, {**batch, "reach": reach})[0])(params)
-
         # A mini-batch errs too, without bias: its angle is what truncation is to be seen beside.
         # Each is held against the mean of the others, or it would be part of what it is held to.
         parts = jax.tree.map(
@@ -209,6 +206,14 @@ def study(name: str, config: Config, problem: Problem, log: RunLog) -> tuple[dic
         )
         here, noisy = jax.lax.map(lambda part: jax.value_and_grad(plain_loss)(params, part), parts)
         here, full = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), (here, noisy))
+
+        def gradient(reach):
+            # Part by part as well: another order of the sum would differ by its rounding.
+            cut = jax.lax.map(
+                lambda part: jax.grad(lambda p: mean_loss(p, {**part, "reach": reach})[0])(params),
+                parts,
+            )
+            return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), cut)
 
         def along(reach):
             grads = gradient(reach)
@@ -265,7 +270,8 @@ def study(name: str, config: Config, problem: Problem, log: RunLog) -> tuple[dic
         # From the host: where the nets lie after training would be another program.
         params = jax.tree.map(np.asarray, params)
         found, noise = jax.tree.map(np.asarray, measure(params, probed))
-        share = found["fall"] / np.maximum(found["fall"][:, -1:], 1e-12)
+        best = found["fall"][:, -1:]  # 0 where the full gradient leads nowhere, within rounding
+        share = np.where(best > 0, found["fall"] / np.where(best > 0, best, 1.0), np.nan)
         log.write(
             step=step, study="bias", moment=moment, **where, reaches=reaches,
             angle_deg=degrees(found["cosine"]), norm_ratio=found["norm_ratio"], fall_share=share,
@@ -275,7 +281,7 @@ def study(name: str, config: Config, problem: Problem, log: RunLog) -> tuple[dic
         medians = {
             "angle_deg": np.median(degrees(found["cosine"]), axis=0),
             "norm_ratio": np.median(found["norm_ratio"], axis=0),
-            "fall_share": np.median(share, axis=0),
+            "fall_share": np.nanmedian(share, axis=0),
         }
         summary[moment] = {
             key: {str(k): float(v) for k, v in zip(reaches, values, strict=True)}
@@ -429,10 +435,13 @@ def rows(by_cell):
     ]
 
 
-def with_bands(rows, *names, statistic=np.median):
+def with_bands(rows, *names):
     """The rows, with the named values [nets, ...] as (middle, low, high) over nets."""
     return [
-        {**row, **{name: tuple(bootstrap(row[name], statistic)) for name in names if name in row}}
+        {
+            **row,
+            **{name: tuple(bootstrap(row[name], np.nanmedian)) for name in names if name in row},
+        }
         for row in rows
     ]
 

@@ -127,7 +127,9 @@ def truncated_training(training: Rows, trained: Rows) -> Figure:
                 label=cell,
                 markersize=4,
             )
-        if "baseline" in row:
+        is_task = "baseline" in row  # whose loss falls over decades
+        if is_task:
+            after.set_yscale("log")
             after.axhline(row["baseline"], color="black", linestyle="--", linewidth=1.0,
                           label="without memory")  # fmt: skip
         _powers_of_two(after, trained[0]["reaches"])
@@ -141,6 +143,7 @@ def truncated_training(training: Rows, trained: Rows) -> Figure:
             for i, (colour, reach) in enumerate(zip(cycle(reaches), reaches, strict=False)):
                 band(axes, steps, *losses[..., i].T, color=colour, label=f"k = {reach}")
             axes.set(title=f"{dataset}, {cell}", xlabel="training step", ylabel="training loss")
+            axes.set_yscale("log" if is_task else "linear")
         legend(curves[0])
         legend(after, fontsize=6.5)
     figure.suptitle(f"Trained with the gradient cut after k steps:\n{BAND}")
