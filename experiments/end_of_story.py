@@ -277,7 +277,7 @@ def by_memory(config: Config, log: RunLog) -> list[dict]:
             slope = (fading[-1 - len(fading) // 2] - fading[-1]) / (len(fading) // 2)
             return jnp.mean(jnp.square(state)), jnp.mean(jnp.square(moved)), slope
 
-        params = jax.vmap(lambda key, cell=cell: cell.init(key, size))(keys)
+        params = jax.vmap(lambda key, cell=cell: cell.init(key, size))(jax.random.clone(keys))
         over_nets = jax.vmap(one, in_axes=(None, 0, 0))
         measure = jax.jit(jax.vmap(over_nets, in_axes=(0, None, None)))
         state, moved, slope = map(np.asarray, measure(jnp.array(knobs), params, std * noise))

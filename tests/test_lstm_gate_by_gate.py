@@ -196,6 +196,15 @@ def test_answers_without_memory_have_the_loss_of_the_baseline(dataset):
         logits = np.where(np.arange(9) == 0, -50.0, np.zeros((*targets.shape, 9)))
         logits[:, :-COPY_LENGTH, 0] = 50.0
     losses, right = measure(jnp.asarray(logits, jnp.float32), targets, problem)
+    if dataset == "embedded":  # the last character helps, less than one's own counts of the test
+        last = test.xs if targets.ndim == 2 else test.xs[:, -1]
+        pairs = np.zeros((problem.vocab_size, problem.output_size))
+        np.add.at(pairs, (last, targets), 1.0)
+        own_shares = pairs / np.maximum(pairs.sum(axis=1, keepdims=True), 1.0)
+        least = -np.log(own_shares[last, targets]).mean()
+        assert least < baseline < 0.95 * float(jnp.mean(losses))
+        assert float(jnp.mean(right)) < chance < own_shares.max(axis=1)[last].mean()
+        return
     assert float(jnp.mean(losses)) == pytest.approx(baseline, rel=0.05)
     assert float(jnp.mean(right)) == pytest.approx(chance, abs=0.02)
 
