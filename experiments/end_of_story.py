@@ -320,7 +320,9 @@ def all_parameters(config: Config, log: RunLog) -> dict[str, float]:
             carries = cell.output(unroll(cell, params, xs).carries)
             return 0.5 * jax.nn.logsumexp(2.0 * found, axis=0), jnp.linalg.norm(carries, axis=-1)
 
-        moved, state = jax.jit(lambda pair, one=one: jax.lax.map(one, pair))((jax.random.clone(keys), xs))
+        moved, state = jax.jit(lambda pair, one=one: jax.lax.map(one, pair))(
+            (jax.random.clone(keys), xs)
+        )
         log.write(step=0, study="all", net=name, log_sensitivity=moved, state_norm=state)
         last[name] = float(np.median(moved[:, -1])) / np.log(10.0)
     return last
