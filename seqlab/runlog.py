@@ -637,7 +637,7 @@ def _peak_rss_mb() -> float | None:
 
 
 def _git_state(source: Path) -> tuple[str | None, bool | None]:
-    """The commit of a file under git, and whether tracked code differs from it; else Nones."""
+    """The commit of a file under git, and whether tracked files differ from it; else Nones."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(
@@ -651,8 +651,6 @@ def _git_state(source: Path) -> tuple[str | None, bool | None]:
 
     try:
         git("ls-files", "--error-unmatch", source.name)
-        where = (":(top)", ":(top,exclude)docs")  # no run reads docs: figures may be recorded there
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", *where)
-        return git("rev-parse", "HEAD"), bool(changed)
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.SubprocessError):
         return None, None
