@@ -34,16 +34,16 @@ from seqlab.cells.rnn import RNN
 from seqlab.cli import main
 from seqlab.data.checks import check_at_least, check_known, check_positive
 from seqlab.data.problems import TEXTS, load_problem
-from seqlab.ensemble import train_nets
+from seqlab.ensemble import stacked, train_nets
 from seqlab.errors import InputError
 from seqlab.gradflow import theory
 from seqlab.losses import cross_entropy
-from seqlab.metrics import bootstrap
+from seqlab.metrics import bootstrap, check
 from seqlab.models.functional import functional
 from seqlab.models.recurrent import ManyToMany
 from seqlab.recurrence import unroll
 from seqlab.runlog import RunLog, read_run
-from seqlab.train import global_norm, init_state, make_train_step
+from seqlab.train import fresh_state, global_norm, make_train_step, shortened
 
 KINDS = ("none", "value", "norm", "unit-wise", "quantile")
 EVERY = 10  # updates between two lines of the log
@@ -162,21 +162,12 @@ def run(config: Config, log: RunLog) -> None:
     log.finish(training=training, average_norm=average, wall=wall, checks=checks)
 
 
-def check(name, found, expected, tolerance):
-    """One line of the checks."""
-    return {"name": name, "found": found, "expected": expected, "tolerance": tolerance,
-            "passed": bool(abs(found - expected) <= tolerance)}  # fmt: skip
-
-
 def clip(kind, grads, params, threshold, norms):
     """The gradient clipped by the rule at `kind` of `KINDS`, which may be traced."""
     norm = global_norm(grads)
 
     def to_norm(largest):
-        # Divided first: the norm may be too large for float32 to divide by in one go.
-        safe = jnp.where(norm > largest, norm, 1.0)
-        size = jnp.where(norm > largest, largest, 1.0)
-        return jax.tree.map(lambda g: g / safe * size, grads)
+        return shortened(grads, norm, largest, norm > largest)
 
     found = (
         grads,
@@ -249,8 +240,7 @@ class Training:
         self.train_step = make_train_step(loss_fn, self.optimizer)
 
         def start(key):
-            key_params, key_training = jax.random.split(key)
-            return init_state(model.init(key_params), self.optimizer, key_training)
+            return fresh_state(model.init, self.optimizer, key)
 
         keys = jax.random.split(jax.random.key(config.seed), config.num_seeds)
         self.first = jax.jit(jax.vmap(start))(keys)
@@ -258,8 +248,9 @@ class Training:
 
     def draw(self, streams):
         """(xs, targets) of each seed, [seeds, B, T]."""
-        rows = [self.problem.sample(rng, self.config.batch_size, False)[:2] for rng in streams]
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+        return stacked(
+            [self.problem.sample(rng, self.config.batch_size, False)[:2] for rng in streams]
+        )
 
     def streams(self):
         """Sources of sequences, one a seed; every kind of clipping reads the same."""

@@ -32,25 +32,25 @@ from scipy import special
 
 from seqlab import plots
 from seqlab.cells.affine import init_matrix, scale_recurrent, spread
-from seqlab.cells.lookup import lookup
+from seqlab.cells.lookup import make_cell
 from seqlab.cells.lstm import LSTM
 from seqlab.cells.rnn import RNN
 from seqlab.cli import main
-from seqlab.data.checks import check_at_least, check_known, check_positive
+from seqlab.data.checks import check_at_least, check_distinct, check_known, check_positive
 from seqlab.data.problems import TEXTS, Problem, load_problem
-from seqlab.ensemble import map_nets, train_nets
+from seqlab.ensemble import map_nets, stacked, train_nets
 from seqlab.errors import InputError
 from seqlab.gradflow import theory
 from seqlab.gradflow.jacobians import log_singular_values, step_jacobians
 from seqlab.gradflow.lyapunov import kaplan_yorke_dimension, lyapunov_exponents
 from seqlab.gradflow.taps import carry_gradients, log_norm_over_time
 from seqlab.losses import cross_entropy
-from seqlab.metrics import bootstrap
+from seqlab.metrics import bootstrap, check, crossing
 from seqlab.models.functional import functional
 from seqlab.models.recurrent import ManyToMany
 from seqlab.recurrence import unroll
 from seqlab.runlog import RunLog, read_run
-from seqlab.train import init_state, make_train_step
+from seqlab.train import fresh_state, make_train_step
 
 DRIVES = ("text", "noise", "autonomous")
 STAGES = ("before", "half way", "after")
@@ -139,10 +139,7 @@ class Config:
             for name in getattr(self, field):
                 check_known(name, known, field)
         for field in ("cells", "drives", "gated"):
-            values = getattr(self, field)
-            check_at_least(len(values), 1, f"number of {field}")
-            if len(set(values)) != len(values):
-                raise InputError(f"{field} names one twice: {' '.join(values)}")
+            check_distinct(getattr(self, field), field)
         if "text" not in self.drives:
             raise InputError("drives must include text, on which the nets are trained")
         for field in ("gains", "input_stds", "bias_stds", "gated_gains", "gated_biases",
@@ -169,7 +166,7 @@ class Config:
         for field in ("learning_rate", "clip_norm"):
             check_positive(getattr(self, field), field)
         for name in self.cells:
-            make_cell(name, self.hidden_size)
+            cell_and_gain(name, self.hidden_size)
 
     @classmethod
     def quick(cls):
@@ -218,13 +215,10 @@ def run(config: Config, log: RunLog) -> None:
     log.finish(cells=cells, critical_gains=critical, checks=checks)
 
 
-def check(name: str, found: float, expected: float, tolerance: float, *, too_small: str = ""):
+def claim(name: str, found: float, expected: float, tolerance: float, *, too_small: str = ""):
     """A line of the checks; where the run is `too_small` for it, in words, nothing is claimed."""
-    passed = None if too_small else bool(abs(found - expected) <= tolerance)
-    return {
-        "name": name, "found": float(found), "expected": float(expected),
-        "tolerance": float(tolerance), "passed": passed, "note": too_small,
-    }  # fmt: skip
+    row = check(name, float(found), float(expected), float(tolerance))
+    return {**row, "passed": None if too_small else row["passed"], "note": too_small}
 
 
 def closed_forms(config: Config) -> list[dict]:
@@ -265,18 +259,18 @@ def closed_forms(config: Config) -> list[dict]:
     errors = np.sqrt(0.25 * special.polygamma(1, degrees) / (steps * config.num_seeds))
     short = "" if steps >= CLOSED_STEPS else f"{steps} steps, needs {CLOSED_STEPS}"
     return [
-        check("linear map: largest |exponent - log|eigenvalue||",
+        claim("linear map: largest |exponent - log|eigenvalue||",
               np.max(np.abs(np.sort(gaussian) - np.sort(moduli))), 0.0, 1e-3, too_small=short),
-        check("0.9 x orthogonal map: largest |exponent - log 0.9|",
+        claim("0.9 x orthogonal map: largest |exponent - log 0.9|",
               np.max(np.abs(orthogonal - np.log(0.9))), 0.0, 1e-12),
-        check("LSTM, f = sigmoid(2) alone: largest |exponent - log f|",
+        claim("LSTM, f = sigmoid(2) alone: largest |exponent - log f|",
               np.max(np.abs(forgetting - theory.log_forget_bias(FORGET_BIAS, np.array(1)))),
               0.0, 1e-12),
-        check("Newman, n = 32: exponent 1, 4 standard errors", found[0], exact[0], 4 * errors[0]),
-        check("Newman, n = 32: exponent 32", found[-1], exact[-1], 4 * errors[-1]),
-        check("Newman, n = 32: sum", np.sum(found), np.sum(exact),
+        claim("Newman, n = 32: exponent 1, 4 standard errors", found[0], exact[0], 4 * errors[0]),
+        claim("Newman, n = 32: exponent 32", found[-1], exact[-1], 4 * errors[-1]),
+        claim("Newman, n = 32: sum", np.sum(found), np.sum(exact),
               4 * np.sqrt(np.sum(errors**2))),
-        check("Newman, n = 32: largest |deviation| in standard errors",
+        claim("Newman, n = 32: largest |deviation| in standard errors",
               np.max(np.abs(found - exact) / errors), 0.0, 4.5),
     ]  # fmt: skip
 
@@ -415,7 +409,7 @@ def mean_field(config: Config, log: RunLog) -> list[dict]:
             if gain in gains:
                 found = rates[:, gains.index(gain)].mean()
                 small = "" if size >= WIDE else f"{size} units, needs {WIDE}"
-                checks.append(check(f"mean field, tanh, g = {gain}, {size} units", found, expected,
+                checks.append(claim(f"mean field, tanh, g = {gain}, {size} units", found, expected,
                                     tolerance, too_small=small))  # fmt: skip
     return checks
 
@@ -427,7 +421,7 @@ def driven_orthogonal(config: Config) -> list[dict]:
         num_steps=ORTHOGONAL_STEPS, transient=50, kind="orthogonal",
     )  # fmt: skip
     return [
-        check(f"orthogonal tanh net of gain 1, input std {std}", rate, expected, 0.02)
+        claim(f"orthogonal tanh net of gain 1, input std {std}", rate, expected, 0.02)
         for rate, (std, expected) in zip(rates.mean(axis=0), ORTHOGONAL.items(), strict=True)
     ]
 
@@ -466,20 +460,10 @@ def tanh_phase(config: Config, log: RunLog) -> list[dict]:
     return rows
 
 
-def crossing(gains: Sequence[float], rates: np.ndarray) -> float:
-    """The gain at which the rate turns positive, by linear interpolation; NaN if it never does."""
-    above = np.flatnonzero(rates > 0)
-    if not above.size or above[0] == 0:
-        return float("nan")
-    k = above[0]
-    share = -rates[k - 1] / (rates[k] - rates[k - 1])
-    return float(gains[k - 1] + share * (gains[k] - gains[k - 1]))
-
-
 def gated_phase(name: str, config: Config, log: RunLog) -> list[dict]:
     """The largest exponent of an untrained gated net over gain and bias of the gate that keeps."""
     size, num_inputs = config.hidden_size, config.embed_size
-    cell = lookup(name)(hidden_size=size)
+    cell = make_cell(name, size)
     gate, sign = KEEPS[name]
     total = config.transient + config.num_steps
 
@@ -524,7 +508,7 @@ def gated_phase(name: str, config: Config, log: RunLog) -> list[dict]:
     error = np.max(np.abs(np.median(rates[:, 0], axis=0) - expected)[is_silent])
     small = "" if config.num_steps >= LONG and size >= 64 else f"{config.num_steps} steps of {size}"
     return [
-        check(f"{name} at rest: largest |exponent - log(keep + write g)|", error, 0.0, 0.02,
+        claim(f"{name} at rest: largest |exponent - log(keep + write g)|", error, 0.0, 0.02,
               too_small=small)
     ]  # fmt: skip
 
@@ -539,7 +523,7 @@ def trained(
     name: str, config: Config, problem: Problem, log: RunLog, bar: Any
 ) -> tuple[dict[str, Any], list[dict]]:
     """Trains nets of one cell, measuring as it goes; its part of the summary, and checks."""
-    cell, gain = make_cell(name, config.hidden_size)
+    cell, gain = cell_and_gain(name, config.hidden_size)
     model = functional(
         ManyToMany, cell, input_size=config.embed_size, vocab_size=problem.vocab_size,
         output_size=problem.output_size, head="softmax",
@@ -551,14 +535,15 @@ def trained(
         return jnp.mean(cross_entropy(model.apply(params, batch.xs).logits, batch.targets)), {}
 
     def start(key):
-        key_params, key_training = jax.random.split(key)
-        params = model.init(key_params)
-        params["rnn"]["weights"] = scale_recurrent(params["rnn"]["weights"], gain)
-        return init_state(params, optimizer, key_training)
+        def init(key):
+            params = model.init(key)
+            params["rnn"]["weights"] = scale_recurrent(params["rnn"]["weights"], gain)
+            return params
+
+        return fresh_state(init, optimizer, key)
 
     def draw(source, rngs, count, is_test):
-        rows = [source.sample(rng, count, is_test) for rng in rngs]
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+        return stacked([source.sample(rng, count, is_test) for rng in rngs])
 
     def generators(stream):
         return [np.random.default_rng([config.seed, stream, net])
@@ -597,7 +582,7 @@ def trained(
         sums = exponents[:, 0].sum(axis=-1)
         singular = "" if np.isfinite(log_dets).all() else "a singular step: no sum"
         worst = np.argmin(log_dets) if singular else np.argmax(np.abs(sums - log_dets))
-        return check(
+        return claim(
             f"{where}: sum of exponents = mean log|det J|", sums[worst], log_dets[worst],
             1e-10 * abs(log_dets[worst]), too_small=singular,
         )  # fmt: skip
@@ -649,21 +634,18 @@ def trained(
     short = "" if config.num_steps >= LONG else f"{config.num_steps} steps, needs {LONG}"
     gaps = [np.median(slopes - largest.max(axis=-1).mean(axis=-1))
             for largest, slopes in (before, after)]  # fmt: skip
-    checks.append(check(f"{name}, before: gradient's slope - largest exponent", gaps[0], 0.0,
+    checks.append(claim(f"{name}, before: gradient's slope - largest exponent", gaps[0], 0.0,
                         0.02, too_small=short))  # fmt: skip
     # A trained net may have slow directions that its output does not read: only a bound is left.
-    checks.append(check(f"{name}, after: gradient's slope above the largest exponent",
+    checks.append(claim(f"{name}, after: gradient's slope above the largest exponent",
                         max(gaps[1], 0.0), 0.0, 0.02, too_small=short))  # fmt: skip
     return figures, checks
 
 
-def make_cell(name: str, hidden_size: int) -> tuple[Any, float]:
+def cell_and_gain(name: str, hidden_size: int) -> tuple[Any, float]:
     """The cell of that name and its gain; `InputError` for what is none."""
     base, _, gain = name.partition("@")
-    try:
-        cell = lookup(base)(hidden_size=hidden_size)
-    except TypeError as error:
-        raise InputError(f"cell {base!r} cannot be made with hidden_size=...: {error}") from error
+    cell = make_cell(base, hidden_size)
     try:
         number = float(gain or 1.0)
     except ValueError as error:

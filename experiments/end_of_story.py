@@ -37,7 +37,7 @@ from seqlab.errors import InputError
 from seqlab.gradflow import theory
 from seqlab.gradflow.jacobians import log_product_norms
 from seqlab.gradflow.sensitivity import parameter_sensitivity
-from seqlab.metrics import bootstrap
+from seqlab.metrics import check, with_intervals
 from seqlab.recurrence import unroll, using
 from seqlab.runlog import RunLog, read_run
 
@@ -107,11 +107,9 @@ def run(config: Config, log: RunLog) -> None:
     log.finish(checks=checks, nets=nets, all_parameters_log10=whole)
 
 
-def check(name, found, expected, tolerance):
-    """One line of the checks, by relative error."""
-    error = abs(found - expected) / abs(expected)
-    return {"name": name, "found": found, "expected": expected, "tolerance": tolerance,
-            "passed": bool(error <= tolerance)}  # fmt: skip
+def relative(name, found, expected, tolerance):
+    """A line of the checks, by relative error."""
+    return check(name, found, expected, tolerance * abs(expected))
 
 
 def linear_units(config: Config, log: RunLog) -> list[dict]:
@@ -184,7 +182,7 @@ def linear_units(config: Config, log: RunLog) -> list[dict]:
         ):
             worst = np.unravel_index(np.argmax(np.abs(measured / expected - 1)), measured.shape)
             checks.append(
-                check(
+                relative(
                     f"{what}, {name}: farthest, lambda {decays[worst[1]]:g}, "
                     f"rho {config.correlations[worst[0]]:g}",
                     float(measured[worst]), float(expected[worst]), 1e-6,
@@ -195,7 +193,7 @@ def linear_units(config: Config, log: RunLog) -> list[dict]:
             for decay, published in PUBLISHED.items():
                 if decay in config.decays:
                     checks.append(
-                        check(f"E (dh/dlambda)^2 at {decay:g}, published",
+                        relative(f"E (dh/dlambda)^2 at {decay:g}, published",
                               float(white[config.decays.index(decay)]), published, 2e-6)
                     )  # fmt: skip
     return checks
@@ -235,8 +233,10 @@ def curves_over_time(config: Config, log: RunLog) -> list[dict]:
                   log_state_gradient=fading)  # fmt: skip
         count = config.num_seeds * config.num_sequences * size
         checks.append(
-            check(f"E (dh_T/dg)^2 of g Q, g {decay:g}, T {num_steps}, white noise (4 std errors)",
-                  float(jnp.mean(moved[:, -1])), float(expected[-1]), 4 * (2 / count) ** 0.5)
+            relative(
+                f"E (dh_T/dg)^2 of g Q, g {decay:g}, T {num_steps}, white noise (4 std errors)",
+                float(jnp.mean(moved[:, -1])), float(expected[-1]), 4 * (2 / count) ** 0.5,
+            )
         )  # fmt: skip
     return checks
 
@@ -328,14 +328,6 @@ def all_parameters(config: Config, log: RunLog) -> dict[str, float]:
     return last
 
 
-def with_bands(rows, *names, statistic=np.median):
-    """The rows, with the named values [nets, ...] as (middle, low, high) over nets."""
-    return [
-        {**row, **{name: tuple(bootstrap(row[name], statistic)) for name in names if name in row}}
-        for row in rows
-    ]
-
-
 def plot(directory: Path) -> None:
     """Draws every figure from the files of a run."""
     finished = read_run(directory)
@@ -343,7 +335,7 @@ def plot(directory: Path) -> None:
 
     def pick(study, *names, statistic=np.median):
         rows = plots.pick(finished.metrics, study=study)
-        return with_bands(rows, *names, statistic=statistic)
+        return with_intervals(rows, *names, statistic=statistic)
 
     plots.save(plots.linear_sensitivity(pick("linear")), figures / "linear.png")
     times = pick("time", "state", "sensitivity", statistic=np.mean)

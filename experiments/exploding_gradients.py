@@ -24,6 +24,7 @@ from seqlab.data.problems import TEXTS, Problem, load_problem
 from seqlab.errors import InputError
 from seqlab.gradflow import theory
 from seqlab.gradflow.jacobians import log_jacobian_norms, step_jacobians
+from seqlab.metrics import crossing
 from seqlab.recurrence import unroll
 from seqlab.runlog import RunLog, read_run
 
@@ -138,24 +139,19 @@ def phase_diagram(config: Config, problem: Problem, log: RunLog) -> list[dict]:
             measured = rates[i, :, k]
             log.write(step=0, study="phase", init=kind, input_std=std, gains=config.gains,
                       nats_per_step=measured)  # fmt: skip
-            row[kind] = crossing(config.gains, np.median(measured, axis=-1))
+            row[kind] = or_none(crossing(config.gains, np.median(measured, axis=-1)))
         if config.activation == "tanh" and "identity" not in config.inits:  # W_h at random
             fields = [theory.mean_field_tanh(gain, std**2).log_slope for gain in config.gains]
             log.write(step=0, study="mean field", input_std=std, gains=config.gains,
                       nats_per_step=fields)  # fmt: skip
-            row["mean field"] = crossing(config.gains, np.array(fields))
+            row["mean field"] = or_none(crossing(config.gains, np.array(fields)))
         rows.append(row)
     return rows
 
 
-def crossing(gains, rates):
-    """The gain at which the rate turns positive, by linear interpolation; None if it never does."""
-    above = np.flatnonzero(rates > 0)
-    if not above.size or above[0] == 0:
-        return None
-    k = above[0]
-    share = -rates[k - 1] / (rates[k] - rates[k - 1])
-    return float(gains[k - 1] + share * (gains[k] - gains[k - 1]))
+def or_none(gain):
+    """The critical gain, None where there is none."""
+    return None if np.isnan(gain) else gain
 
 
 def plot(directory: Path) -> None:

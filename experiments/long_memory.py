@@ -40,8 +40,8 @@ from seqlab.cells.lookup import make_cell
 from seqlab.cells.rnn import PreactivationRNN
 from seqlab.cli import main
 from seqlab.data import synthetic
-from seqlab.data.checks import check_at_least, check_known, check_positive
-from seqlab.ensemble import train_nets
+from seqlab.data.checks import check_at_least, check_distinct, check_known, check_positive
+from seqlab.ensemble import stacked, train_nets
 from seqlab.errors import InputError
 from seqlab.gradflow.omega import norm_preservation
 from seqlab.gradflow.taps import carry_gradients
@@ -50,7 +50,7 @@ from seqlab.metrics import bootstrap
 from seqlab.models.functional import functional
 from seqlab.models.recurrent import ManyToMany, ManyToOne
 from seqlab.runlog import RunLog, read_run
-from seqlab.train import init_state, make_train_step
+from seqlab.train import fresh_state, make_train_step
 
 CELLS = ("rnn", "irnn", "lstm", "lstm-chrono", "gru", "gru-chrono")
 METHODS = ("sgd", "sgd + clip", "sgd + clip + Omega")
@@ -216,10 +216,7 @@ class Config:
                 f"remedies are studied on temporal-order or temporal-order-3bit, not on {self.task}"
             )
         for field in ("lengths", "cells", "inits"):
-            values = getattr(chosen, field)
-            check_at_least(len(values), 1, f"number of {field}")
-            if len(set(values)) != len(values):
-                raise InputError(f"{field} has one twice: {values}")
+            check_distinct(getattr(chosen, field), field)
         for field in ("max_updates", "check_every", "num_test", "hidden_size", "batch_size",
                       "num_seeds"):  # fmt: skip
             check_at_least(getattr(chosen, field), 1, field)
@@ -237,7 +234,7 @@ class Config:
         for name in self.inits:
             check_known(name, INITS, "inits")
         for name in chosen.cells:
-            make(name, chosen.hidden_size, max(chosen.lengths))
+            make_cell(name, chosen.hidden_size, max(chosen.lengths))
 
     @classmethod
     def quick(cls):
@@ -320,7 +317,7 @@ def kinds(config: Any, length: int) -> list[Kind]:
     """What is compared."""
     if config.study == "cells":
         return [
-            Kind(name, "", make(name, config.hidden_size, length), config.clip_norm, 0.0)
+            Kind(name, "", make_cell(name, config.hidden_size, length), config.clip_norm, 0.0)
             for name in config.cells
         ]
     return [
@@ -334,12 +331,6 @@ def kinds(config: Any, length: int) -> list[Kind]:
         for init in config.inits
         for method in METHODS
     ]
-
-
-def make(name: str, hidden_size: int, length: int) -> Any:
-    """The cell of that name; one whose name ends in -chrono begins with memories up to `length`."""
-    base = name.removesuffix("-chrono")
-    return make_cell(base, hidden_size, **({"chrono_steps": float(length)} if base != name else {}))
 
 
 def build(kind: Kind, task: Task) -> Any:
@@ -382,9 +373,7 @@ def train(kind: Kind, task: Task, length: int, config: Any, log: RunLog) -> dict
         return jax.vmap(one)(params)
 
     def start(key, params):
-        key_params, key_training = jax.random.split(key)
-        own = model.init(key_params) if params is None else params
-        return init_state(own, optimizer, key_training)
+        return fresh_state(model.init if params is None else lambda _: params, optimizer, key)
 
     # Nets of one number read the same sequences whatever the cell or the remedy, and begin alike
     # where their first weights are drawn here.
@@ -399,8 +388,7 @@ def train(kind: Kind, task: Task, length: int, config: Any, log: RunLog) -> dict
 
     def batches():
         for _ in range(config.max_updates):
-            rows = [sample(task, rng, config.batch_size, length, config) for rng in streams]
-            yield jax.tree.map(lambda *rows: np.stack(rows), *rows)
+            yield stacked([sample(task, rng, config.batch_size, length, config) for rng in streams])
 
     fields = {"cell": kind.name, "init": kind.init, "length": length}
     # One for each look while training, and one for the figures at the end.

@@ -69,22 +69,20 @@ from seqlab.cells.lstm import LSTM, LSTMCarry
 from seqlab.cells.rnn import RNN
 from seqlab.cli import main
 from seqlab.data import synthetic
-from seqlab.data.checks import check_at_least, check_known, check_positive
+from seqlab.data.checks import check_at_least, check_distinct, check_known, check_positive
 from seqlab.data.problems import Problem, load_problem
-from seqlab.ensemble import train_nets
-from seqlab.errors import InputError
+from seqlab.ensemble import stacked, train_nets
 from seqlab.gradflow import theory
 from seqlab.gradflow.gates import gate_activations, saturation
 from seqlab.gradflow.taps import carry_gradients, log_norm_over_time, named_leaves, zero_taps
 from seqlab.losses import cross_entropy, squared_error
-from seqlab.metrics import bootstrap
+from seqlab.metrics import bootstrap, check, fitted_slope
 from seqlab.models.functional import functional
 from seqlab.models.recurrent import ManyToMany, ManyToOne
 from seqlab.recurrence import unroll
 from seqlab.runlog import RunLog, read_run
-from seqlab.train import init_state, make_train_step
+from seqlab.train import fresh_state, make_train_step
 
-FLOOR = -80.0  # nats; below it float32 gradients lose their digits
 HALF_LIVES = {0.0: "1.00", 1.0: "2.213", 2.0: "5.461", 5.0: "103.2"}  # forget bias -> steps
 BAND = ("median", "p10", "p90")
 LEARNED = 0.1  # share of the loss without memory below which a net counts as on its way
@@ -169,10 +167,7 @@ class Config:
     def __post_init__(self):
         """Raises `InputError` for what cannot be run."""
         for field in ("rungs", "learning_rates"):
-            values = getattr(self, field)
-            check_at_least(len(values), 1, f"number of {field}")
-            if len(set(values)) != len(values):
-                raise InputError(f"{field} has one twice: {values}")
+            check_distinct(getattr(self, field), field)
         for name in self.rungs:
             check_known(name, (*GROUPS, *RUNGS), "rungs")
         for rate in self.learning_rates:
@@ -244,7 +239,7 @@ def run(config: Config, log: RunLog) -> None:
         return problem.sample(np.random.default_rng([config.seed, stream]), count, True)
 
     validation, test = draw(1, config.num_test), draw(2, config.num_test)
-    probed = stacked([draw(10 + net, config.num_sequences) for net in range(config.num_seeds)])
+    probed = by_net([draw(10 + net, config.num_sequences) for net in range(config.num_seeds)])
     baseline, chance = without_memory(config, problem, test)
     study = Study(config, problem, validation, test, probed, baseline)
     log.write(step=0, dataset=problem.name, digest=problem.digest, baseline=baseline, chance=chance)
@@ -328,9 +323,9 @@ def interval_text(interval):
     return "" if interval is None else f"{interval[0]:.3g} to {interval[1]:.3g}"
 
 
-def stacked(batches):
+def by_net(batches):
     """Batches as one, with an axis of nets in front; what is real everywhere has no mask."""
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *batches)._replace(mask=None)
+    return stacked(batches)._replace(mask=None)
 
 
 def without_memory(config, problem, test):
@@ -448,8 +443,7 @@ def train(cell: Any, study: Study, bar: Any) -> Found:
         return loss, {"right": right}
 
     def start(key, learning_rate):
-        key_params, key_training = jax.random.split(key)
-        state = init_state(model.init(key_params), optimizer, key_training)
+        state = fresh_state(model.init, optimizer, key)
         state.opt_state.hyperparams["learning_rate"] = learning_rate
         return state
 
@@ -462,7 +456,7 @@ def train(cell: Any, study: Study, bar: Any) -> Found:
 
     def batches():
         for _ in range(config.num_updates):
-            yield stacked(
+            yield by_net(
                 [problem.sample(rng, config.batch_size, False) for rng in streams] * num_rates
             )
 
@@ -593,15 +587,6 @@ def probe_rows(probed):
                "p10": low, "p90": high, "share_shut": shut, "share_open": is_open}  # fmt: skip
 
 
-def fitted_slope(curve):
-    """Least-squares slope of a log norm over lag, nats per step, where float32 still holds it."""
-    lag = np.arange(len(curve))[::-1]
-    is_sharp = np.isfinite(curve) & (curve > FLOOR)
-    if is_sharp.sum() < 2:
-        return float("nan")
-    return float(np.polyfit(lag[is_sharp], curve[is_sharp], 1)[0])
-
-
 def differences(found: Mapping[str, Found]) -> dict[str, dict[str, Any]]:
     """Each rung against the one beside it, where both were trained: net by net, with intervals."""
     steps = {}
@@ -623,13 +608,6 @@ def differences(found: Mapping[str, Found]) -> dict[str, dict[str, Any]]:
             steps[name]["updates_later"] = float(later.middle)
             steps[name]["updates_later_interval"] = [float(later.low), float(later.high)]
     return steps
-
-
-def check(name, found, expected, tolerance):
-    """A number that is held to another."""
-    passed = bool(abs(found - expected) <= tolerance)
-    return {"name": name, "found": found, "expected": expected, "tolerance": tolerance,
-            "passed": passed}  # fmt: skip
 
 
 def preservation_checks(num_steps: int = 1000, size: int = 16) -> list[dict[str, Any]]:

@@ -33,10 +33,10 @@ import optax
 from jax.sharding import PartitionSpec
 
 from seqlab import plots
-from seqlab.cells.lookup import lookup
+from seqlab.cells.lookup import make_cell
 from seqlab.cli import main
 from seqlab.data.batching import Examples, Feed
-from seqlab.data.checks import check_at_least, check_positive
+from seqlab.data.checks import check_at_least, check_distinct, check_positive
 from seqlab.data.digits import Labelled, load_images
 from seqlab.devices import Devices
 from seqlab.ensemble import SideBySide
@@ -165,10 +165,7 @@ class Config:
 
     def __post_init__(self):
         """Raises `InputError` for what cannot be run."""
-        if not self.cells:
-            raise InputError("cells is empty, expected one or more")
-        if len(set(self.cells)) != len(self.cells):
-            raise InputError(f"cells names one twice: {' '.join(self.cells)}")
+        check_distinct(self.cells, "cells")
         for field in ("hidden_size", "num_epochs", "batch_size", "num_seeds", "num_valid",
                       "num_devices", "log_every", "save_every"):  # fmt: skip
             if getattr(self, field) is not None:
@@ -331,16 +328,6 @@ def epochs_of(images, config):
     """What is trained on."""
     seeds = [config.num_seeds * config.seed + net for net in range(config.num_seeds)]
     return Epochs(images, config.batch_size, seeds)
-
-
-def make_cell(name: str, hidden_size: int, num_steps: int) -> Any:
-    """The cell of that name; with -chrono, the memories of a fresh net reach up to `num_steps`."""
-    base = name.removesuffix("-chrono")
-    chrono = {"chrono_steps": float(num_steps)} if base != name else {}
-    try:
-        return lookup(base)(hidden_size=hidden_size, **chrono)
-    except TypeError as error:
-        raise InputError(f"cell {name!r} cannot be made: {error}") from error
 
 
 def is_gated(cell: Any) -> bool:

@@ -24,19 +24,19 @@ from seqlab.cells.lookup import make_cell
 from seqlab.cells.rnn import RNN
 from seqlab.cli import main
 from seqlab.data import synthetic
-from seqlab.data.checks import check_at_least, check_known, check_positive
+from seqlab.data.checks import check_at_least, check_distinct, check_known, check_positive
 from seqlab.data.problems import TEXTS, Problem, load_problem
-from seqlab.ensemble import train_nets
+from seqlab.ensemble import stacked, train_nets
 from seqlab.errors import InputError
 from seqlab.gradflow import theory
 from seqlab.gradflow.truncation import chunk_borders, truncated_gradient
 from seqlab.losses import cross_entropy, squared_error
-from seqlab.metrics import bootstrap
+from seqlab.metrics import bootstrap, check, with_intervals
 from seqlab.models.functional import functional
 from seqlab.models.recurrent import ManyToMany, ManyToOne
 from seqlab.recurrence import unroll, using
 from seqlab.runlog import RunLog, read_run
-from seqlab.train import global_norm, init_state, make_train_step
+from seqlab.train import fresh_state, global_norm, make_train_step
 
 DATASETS = (*TEXTS, "adding", "temporal-order")
 BASELINES = {  # losses of the best answer that has read nothing
@@ -90,9 +90,7 @@ class Config:
     def __post_init__(self):
         """Raises `InputError` for what cannot be run."""
         for field in ("cells", "datasets"):
-            names = getattr(self, field)
-            if not names or len(set(names)) != len(names):
-                raise InputError(f"{field} must name one or more, none twice: {' '.join(names)}")
+            check_distinct(getattr(self, field), field)
         for name in self.datasets:
             check_known(name, DATASETS, "datasets")
         for name in self.cells:
@@ -167,12 +165,8 @@ def study(name: str, config: Config, problem: Problem, log: RunLog) -> tuple[dic
         batch = problem.sample(rng, count, is_test)  # nothing is masked in these problems
         return {"xs": batch.xs, "targets": batch.targets}
 
-    def stack(batches):
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
-
     def start(key):
-        key_params, key_training = jax.random.split(key)
-        return init_state(model.init(key_params), optimizer, key_training)
+        return fresh_state(model.init, optimizer, key)
 
     # Nets of one seed begin alike and read the same sequences, whatever their k.
     keys = jax.random.split(jax.random.key(config.seed), seeds)
@@ -183,12 +177,12 @@ def study(name: str, config: Config, problem: Problem, log: RunLog) -> tuple[dic
 
     def batches():
         for _ in range(num_updates):
-            one = stack([draw(rng, config.batch_size, False) for rng in streams])
+            one = stacked([draw(rng, config.batch_size, False) for rng in streams])
             tiled = jax.tree.map(lambda leaf: np.concatenate([leaf] * len(kept)), one)
             yield {**tiled, "reach": per_net}
 
     def held_out(stream, count):
-        return stack(
+        return stacked(
             [draw(np.random.default_rng([config.seed, stream, i]), count, True)
              for i in range(seeds)]
         )  # fmt: skip
@@ -410,13 +404,6 @@ def linear_net(config: Config, log: RunLog) -> dict:
     return check("linear net: norm ratio and cosine against the closed form", largest, 0.0, 1e-5)
 
 
-def check(name, found, expected, tolerance):
-    """One line of the checks."""
-    passed = bool(abs(found - expected) <= tolerance)
-    return {"name": name, "found": found, "expected": expected, "tolerance": tolerance,
-            "passed": passed}  # fmt: skip
-
-
 def rows(by_cell):
     """The table of a data set."""
     return [
@@ -435,24 +422,15 @@ def rows(by_cell):
     ]
 
 
-def with_bands(rows, *names):
-    """The rows, with the named values [nets, ...] as (middle, low, high) over nets."""
-    return [
-        {
-            **row,
-            **{name: tuple(bootstrap(row[name], np.nanmedian)) for name in names if name in row},
-        }
-        for row in rows
-    ]
-
-
 def plot(directory: Path) -> None:
     """Draws every figure from the files of a run."""
     finished = read_run(directory)
     figures = directory / "figures"
 
     def pick(study, *names):
-        return with_bands(plots.pick(finished.metrics, study=study), *names)
+        return with_intervals(
+            plots.pick(finished.metrics, study=study), *names, statistic=np.nanmedian
+        )
 
     bias = pick("bias", "angle_deg", "norm_ratio", "fall_share", "minibatch_angle_deg")
     plots.save(plots.truncation_bias(bias), figures / "bias.png")

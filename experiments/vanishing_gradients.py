@@ -21,26 +21,26 @@ import numpy as np
 import optax
 
 from seqlab import plots
-from seqlab.cells.lookup import lookup
+from seqlab.cells.lookup import make_cell
 from seqlab.cells.rnn import RNN
 from seqlab.cli import main
-from seqlab.data.checks import check_at_least, check_positive
+from seqlab.data.checks import check_at_least, check_distinct, check_positive
 from seqlab.data.problems import Problem, load_problem
-from seqlab.errors import InputError
+from seqlab.ensemble import stacked
 from seqlab.gradflow import theory
 from seqlab.gradflow.jacobians import log_singular_values, step_jacobians
 from seqlab.gradflow.paths import path_gradients
 from seqlab.gradflow.taps import carry_gradients, log_norm_over_time, named_leaves
 from seqlab.gradflow.weights import share_norms, weight_shares
 from seqlab.losses import cross_entropy, masked_mean, squared_error
+from seqlab.metrics import fitted_slope
 from seqlab.models.functional import functional
 from seqlab.models.recurrent import ManyToMany, ManyToOne
 from seqlab.recurrence import unroll
 from seqlab.runlog import RunLog, read_run
-from seqlab.train import init_state, make_train_step, steps
+from seqlab.train import fresh_state, make_train_step, steps
 
 LAG = 50  # of the ratio in summary.json
-FLOOR = -80.0  # nats; below it float32 gradients lose their digits
 NUM_TEST = 512  # held-out sequences of the final loss
 
 
@@ -81,10 +81,7 @@ class Config:
 
     def __post_init__(self):
         """Raises `InputError` for what cannot be run."""
-        if not self.cells:
-            raise InputError("cells is empty, expected one or more")
-        if len(set(self.cells)) != len(self.cells):
-            raise InputError(f"cells names one twice: {' '.join(self.cells)}")
+        check_distinct(self.cells, "cells")
         smallest = {"seq_len": 2, "num_probes": 2, "seed": 0}
         for field in ("hidden_size", "embed_size", "num_updates", "batch_size", "num_seeds",
                       "num_sequences", *smallest):  # fmt: skip
@@ -150,16 +147,15 @@ def study(name: str, config: Config, problem: Problem, log: RunLog) -> dict[str,
         return masked_mean(errors, batch.mask if problem.every_step else None), {}
 
     keys = jax.random.split(jax.random.key(config.seed), config.num_seeds)
-    state = jax.vmap(lambda key: start(model, optimizer, key))(keys)
+    state = jax.vmap(lambda key: fresh_state(model.init, optimizer, key))(keys)
     train_step = jax.vmap(make_train_step(mean_loss, optimizer, clip_norm=config.clip_norm))
     test_loss = jax.jit(jax.vmap(lambda params, batch: mean_loss(params, batch, None)[0]))
 
     def draw(stream, count, is_test):
-        batches = [
+        return stacked([
             problem.sample(np.random.default_rng([config.seed, stream, net]), count, is_test)
             for net in range(config.num_seeds)
-        ]
-        return jax.tree.map(lambda *rows: np.stack(rows), *batches)
+        ])  # fmt: skip
 
     probed = draw(1, config.num_sequences, True)
     tested = draw(2, NUM_TEST, True)
@@ -167,8 +163,7 @@ def study(name: str, config: Config, problem: Problem, log: RunLog) -> dict[str,
 
     def batches():
         for _ in range(config.num_updates):
-            rows = [problem.sample(rng, config.batch_size, False) for rng in training]
-            yield jax.tree.map(lambda *rows: np.stack(rows), *rows)
+            yield stacked([problem.sample(rng, config.batch_size, False) for rng in training])
 
     watch = jax.jit(jax.vmap(lambda params, batch: carry_norms(model, params, batch, problem)))
     parts = jax.jit(jax.vmap(lambda params, batch: dissect(model, cell, params, batch, problem)))
@@ -223,14 +218,6 @@ def study(name: str, config: Config, problem: Problem, log: RunLog) -> dict[str,
     }
 
 
-def make_cell(name, hidden_size):
-    """The cell of that name; `InputError` for a class that cannot be called like one."""
-    try:
-        return lookup(name)(hidden_size=hidden_size)
-    except TypeError as error:
-        raise InputError(f"cell {name!r} cannot be made with hidden_size=...: {error}") from error
-
-
 def build(cell, config, problem):
     """The model of a problem, as pure functions."""
     return functional(
@@ -241,12 +228,6 @@ def build(cell, config, problem):
         output_size=problem.output_size,
         head="softmax" if problem.answers == "class" else "linear",
     )
-
-
-def start(model, optimizer, key):
-    """A fresh net's training state."""
-    key_params, key_training = jax.random.split(key)
-    return init_state(model.init(key_params), optimizer, key_training)
 
 
 def losses(output, batch, problem):
@@ -357,15 +338,6 @@ def theory_lines(cell, params, batch, bound, norms, step):
         lag = np.arange(bound.shape[-1])[::-1]
         lines["mean field"] = np.median(anchor) + lag * field.log_slope
     return lines
-
-
-def fitted_slope(curve):
-    """Least-squares slope of a log norm over lag, nats per step, where float32 still holds it."""
-    lag = np.arange(len(curve))[::-1]
-    is_sharp = np.isfinite(curve) & (curve > FLOOR)
-    if is_sharp.sum() < 2:
-        return float("nan")
-    return float(np.polyfit(lag[is_sharp], curve[is_sharp], 1)[0])
 
 
 def fall_lag(curve, nats):

@@ -6,7 +6,7 @@ step for a `seqlab.session.Session`, which saves, resumes and shares out the bat
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,7 @@ def train_nets(
 
     Args:
       train_step: of one net, from `make_train_step`.
-      state: of all nets, every leaf [N, ...]: `jax.vmap` of `init_state` over keys.
+      state: of all nets, every leaf [N, ...]: `jax.vmap` of `fresh_state` over keys.
       batches: trees of arrays of constant shapes [N, ...], a net's own rows each.
       every: updates between two looks; a last block may be shorter.
       num_devices: over how many devices the nets are shared out; None for as many as can have
@@ -77,10 +77,10 @@ def train_nets(
     step = int(np.max(state.step))
     batches = iter(batches)
     while rows := list(itertools.islice(batches, every)):
-        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
-        state, metrics = compiled(state, stacked)
+        block_rows = stacked(rows)
+        state, metrics = compiled(state, block_rows)
         if np.any(metrics["skipped"]):
-            where = first_nonfinite(stacked)
+            where = first_nonfinite(block_rows)
             if where is not None:
                 raise InputError(
                     f"steps {step + 1} to {step + len(rows)}: the batches (by step, net, row) hold "
@@ -110,6 +110,11 @@ def map_nets(
         nets = PartitionSpec(SHARDS)
         mapped = jax.shard_map(mapped, mesh=mesh, in_specs=nets, out_specs=nets, check_vma=False)
     return jax.jit(mapped)
+
+
+def stacked(trees: Sequence[Any]) -> Any:
+    """Trees of numpy arrays as one, with an axis in front: of nets, or of time."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
 def share_out(num_nets: int, num_devices: int | None = None) -> int:

@@ -49,6 +49,14 @@ def init_state(
     return TrainState(zero, params, optimizer.init(params), key, zero, carry)
 
 
+def fresh_state(
+    init: Callable[[Array], Params], optimizer: optax.GradientTransformation, key: Array
+) -> TrainState:
+    """State of a new net: half of the key draws its parameters by `init`, half is for training."""
+    key_params, key_training = jax.random.split(key)
+    return init_state(init(key_params), optimizer, key_training)
+
+
 @dataclass(frozen=True)
 class TrainStep:
     """A pure step, `train_step(state, batch) -> (state, metrics)`; see `make_train_step`."""
@@ -73,10 +81,7 @@ class TrainStep:
         is_clipped = jnp.zeros((), bool)
         if self.clip_norm is not None:
             is_clipped = is_finite & (norm > self.clip_norm)
-            # Divided first: clip_norm / norm may be too small for float32 where the result is not.
-            length = jnp.where(is_clipped, norm, 1.0)
-            size = jnp.where(is_clipped, self.clip_norm, 1.0)
-            clipped = jax.tree.map(lambda g: g / length * size, grads)
+            clipped = shortened(grads, norm, self.clip_norm, is_clipped)
         else:
             clipped = grads
         clipped = jax.tree.map(lambda g: jnp.where(is_finite, g, 0.0), clipped)
@@ -292,6 +297,14 @@ def learning_rate_schedule(
     return optax.join_schedules(
         [optax.linear_schedule(0.0, base, warmup_steps), after], [warmup_steps]
     )
+
+
+def shortened(grads: Params, norm: Array, largest: float | Array, is_clipped: Array) -> Params:
+    """Gradients of the norm `norm`, where `is_clipped` made `largest` long."""
+    # Divided first: largest / norm may be too small for float32 where the result is not.
+    length = jnp.where(is_clipped, norm, 1.0)
+    size = jnp.where(is_clipped, largest, 1.0)
+    return jax.tree.map(lambda g: g / length * size, grads)
 
 
 def global_norm(tree: Any) -> Array:

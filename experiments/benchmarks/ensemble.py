@@ -24,13 +24,13 @@ from seqlab.cells.lookup import make_cell
 from seqlab.cli import main
 from seqlab.data.checks import check_at_least
 from seqlab.data.synthetic import adding
-from seqlab.ensemble import train_nets
+from seqlab.ensemble import stacked, train_nets
 from seqlab.losses import squared_error
 from seqlab.models.functional import functional
 from seqlab.models.recurrent import ManyToOne
 from seqlab.runlog import RunLog
 from seqlab.timing import time_variants
-from seqlab.train import init_state, make_train_step, steps
+from seqlab.train import fresh_state, make_train_step, steps
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,7 @@ def measure(name: str, size: int, config: Config) -> dict[str, float]:
         return jnp.mean(squared_error(logits, batch.targets)), {}
 
     def start(key):
-        key_params, key_training = jax.random.split(key)
-        return init_state(model.init(key_params), optimizer, key_training)
+        return fresh_state(model.init, optimizer, key)
 
     train_step = make_train_step(loss_fn, optimizer, clip_norm=1.0)
     rng = np.random.default_rng(config.seed)
@@ -112,7 +111,7 @@ def measure(name: str, size: int, config: Config) -> dict[str, float]:
     def nets(count):
         state = jax.vmap(start)(jax.random.split(jax.random.key(config.seed), count))
         rows = [adding(rng, config.batch_size, config.seq_len) for _ in range(count)]
-        batch = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+        batch = stacked(rows)
         return train_nets(
             train_step, state, itertools.repeat(batch), every=config.every,
             num_devices=config.num_devices,

@@ -85,14 +85,22 @@ def lookup(name: str) -> Callable[..., Cell]:
     )
 
 
-def make_cell(name: str, hidden_size: int, **fields: Any) -> Cell:
+def make_cell(name: str, hidden_size: int, num_steps: int | None = None) -> Cell:
     """The cell of that name, made.
 
+    Args:
+      name: as for `lookup`; with `num_steps` also one followed by "-chrono".
+      hidden_size: H.
+      num_steps: None, or the longest memory with which a "-chrono" cell begins.
+
     Raises:
-      InputError: as `lookup`, and when it cannot be made of these fields.
+      InputError: as `lookup`, and when the cell cannot be made so.
     """
+    base, chrono = name, {}
+    if num_steps is not None and name.endswith("-chrono"):
+        base, chrono = name.removesuffix("-chrono"), {"chrono_steps": float(num_steps)}
     try:
-        return lookup(name)(hidden_size=hidden_size, **fields)
+        return lookup(base)(hidden_size=hidden_size, **chrono)
     except TypeError as error:
         raise InputError(f"cell {name!r} cannot be made: {error}") from error
 

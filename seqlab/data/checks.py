@@ -1,7 +1,7 @@
 """Checks at the edge of the data layer; every failure is an `InputError` that names the field."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -46,6 +46,18 @@ def check_positive(value: float, field: str) -> None:
     """
     if not 0 < value < float("inf"):
         raise InputError(f"{field} must be above 0, got {value}")
+
+
+def check_distinct(values: Sequence[object], field: str) -> None:
+    """Refuses no values at all, and one that is there twice.
+
+    Raises:
+      InputError: naming the field and the values found.
+    """
+    if not values:
+        raise InputError(f"{field} is empty: number of {field} must be 1 or more")
+    if len(set(values)) != len(values):
+        raise InputError(f"{field} names one twice: {' '.join(map(str, values))}")
 
 
 def check_known(value: str, known: Iterable[str], field: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from seqlab.plots.style import band, cycle, edges, legend, new_figure, pick
+from seqlab.plots.style import band, cycle, edges, legend, new_figure, pick, shared_legend
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,7 +48,7 @@ def lyapunov_spectra(spectra: Rows, *, floor: float) -> Figure:
     highest = max(float(np.max(row["high"])) for row in spectra)
     for each in axes:
         each.set_ylim(lowest - 0.1, max(0.0, highest) + 0.25)
-    _legend_below(figure, axes)
+    shared_legend(figure, axes, below=True)
     cut = f"; what is below {floor:g} is drawn at {floor:g}" if lowest <= floor else ""
     figure.suptitle(
         "Lyapunov spectra\nmedian over nets with 95 % bootstrap; pale: all nets and inputs" + cut
@@ -90,7 +90,7 @@ def exponents_over_training(
     scatter.plot(ends, ends, "--", color="black", linewidth=1.1, label="theory: equal")
     scatter.set(title="gradient, all nets and steps", xlabel="largest exponent on text",
                 ylabel="slope of log ||dL/dh||, nats per step")  # fmt: skip
-    _legend_below(figure, axes)
+    shared_legend(figure, axes, below=True)
     figure.suptitle("largest Lyapunov exponent over training: median over nets with 95 % bootstrap")
     return figure
 
@@ -191,7 +191,7 @@ def tanh_phase(
         axes.plot(*path[-1], "*", color=colour, markersize=11, label=f"{name}, trained on text")
     axes.set(title="critical line", xlabel="recurrent gain g",
              ylabel="std of input and bias together")  # fmt: skip
-    _legend_below(figure, panels)
+    shared_legend(figure, panels, below=True)
     figure.suptitle("largest Lyapunov exponent of random tanh nets: median over nets; solid: zero")
     return figure
 
@@ -273,15 +273,3 @@ def _map(axes, x, y, values, all_values):
         axes.contour(x, y, values, levels=[0.0], colors="black", linewidths=1.4)
     axes.grid(visible=False)
     return image
-
-
-def _legend_below(figure, axes):
-    """One legend for all panels, under them."""
-    handles: dict[str, Any] = {}
-    for each in axes:
-        for handle, label in zip(*each.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    figure.legend(
-        handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles),
-        fontsize=8, frameon=False,
-    )  # fmt: skip

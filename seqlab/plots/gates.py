@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from seqlab.plots.style import COLOURS, band, cycle, lags, log10, new_figure
+from seqlab.plots.style import COLOURS, band, cycle, lags, log10, new_figure, shared_legend
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -132,7 +132,8 @@ def rung_gradients(
     if np.isfinite(lowest):  # a direct path that vanishes faster may leave the page
         for panel, _, _ in panels:
             panel.set_ylim(lowest - 0.7, highest + 0.3)
-    _legend_below(figure, panels, title)
+    shared_legend(figure, [panel for panel, *_ in panels], below=True)
+    figure.suptitle(title, fontsize=9)
     return figure
 
 
@@ -165,7 +166,8 @@ def rung_gates(
         )
         panel.set_title((f"{name}\n" if row == 0 else "") + shares, fontsize=8)
         panel.set_ylim(-0.03, 1.03)
-    _legend_below(figure, panels, f"{title}; above: % of values < 0.1 | > 0.9")
+    shared_legend(figure, [panel for panel, *_ in panels], below=True)
+    figure.suptitle(f"{title}; above: % of values < 0.1 | > 0.9", fontsize=9)
     return figure
 
 
@@ -262,15 +264,3 @@ def _log_scale(axis):
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 20 * low else (1.0,)))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())
-
-
-def _legend_below(figure, panels, title):
-    """A title, and one legend for all panels below them."""
-    handles = {
-        label: handle
-        for panel, _, _ in panels
-        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
-    }
-    figure.suptitle(title, fontsize=9)
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center",
-                  ncols=len(handles), fontsize=8, frameon=False)  # fmt: skip

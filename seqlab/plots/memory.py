@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from seqlab.plots.style import band, cycle, new_figure
+from seqlab.plots.style import band, cycle, new_figure, shared_legend
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,7 +64,7 @@ def success_against_length(
         bottom.set(xlabel="length T (steps)", ylabel="training sequences until then")
         if bottom.lines:
             bottom.set_yscale("log")
-    _share_legend(figure, axes)
+    shared_legend(figure, axes)
     figure.suptitle(f"{title}; bars: 95 % bootstrap over nets", fontsize=10)
     return figure
 
@@ -94,7 +94,7 @@ def learning_curves(
         each.set(title=panel, xlabel="update", ylabel=ylabel)
         if baselines:  # a net that begins with an explosion would leave no room for the others
             each.set_ylim(top=min(each.get_ylim()[1], 10 * max(baselines.values())))
-    _share_legend(figure, axes)
+    shared_legend(figure, axes)
     figure.suptitle(title, fontsize=10)
     return figure
 
@@ -130,18 +130,6 @@ def beyond_trained_length(
         each.set_xticks(lengths, [str(length) for length in lengths])
         each.set_xticks([], minor=True)
         each.set(title=panel, xlabel="length T (steps)", ylabel=ylabel, ylim=(-0.03, 1.05))
-    _share_legend(figure, axes)
+    shared_legend(figure, axes)
     figure.suptitle(title, fontsize=10)
     return figure
-
-
-def _share_legend(figure, axes):
-    """One legend for all panels, beside them."""
-    handles = {
-        label: handle
-        for each in axes
-        for handle, label in zip(*each.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(
-        handles.values(), handles.keys(), loc="outside right center", fontsize=7.5, frameon=False
-    )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from seqlab.plots.style import cycle, new_figure
+from seqlab.plots.style import cycle, new_figure, shared_legend
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,12 +64,5 @@ def time_ratios(
         axes.set_xticks(places, sizes, rotation=35, ha="right", fontsize=7.5)
         axes.set(title=cell, ylabel=f"time / time of {reference}", xlim=(-0.6, len(sizes) - 0.4))
         axes.grid(visible=False, axis="x")
-    handles = {
-        label: handle
-        for axes in panels
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(
-        handles.values(), handles.keys(), loc="outside right center", fontsize=7.5, frameon=False
-    )
+    shared_legend(figure, panels)
     return figure

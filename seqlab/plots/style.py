@@ -72,6 +72,18 @@ def legend(axes: Axes, **style: Any) -> None:
     axes.legend(**{"fontsize": 7.5, "frameon": False, **style})
 
 
+def shared_legend(figure: Figure, axes: Sequence[Axes], *, below: bool = False) -> None:
+    """One legend for all panels, beside them or in one line below."""
+    handles: dict[str, Any] = {}
+    for each in axes:
+        for handle, label in zip(*each.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    place: dict[str, Any] = {"loc": "outside right center", "fontsize": 7.5}
+    if below:
+        place = {"loc": "outside lower center", "fontsize": 8, "ncols": len(handles)}
+    figure.legend(handles.values(), handles.keys(), frameon=False, **place)
+
+
 def log10(log_norm: Any) -> np.ndarray:
     """From natural logs to powers of ten."""
     return np.asarray(log_norm, float) / LN10
