@@ -31,7 +31,7 @@ def rng():
 
 def test_the_right_answers_are_right_and_lose_nothing():
     for name, task in TASKS.items():
-        batch = task.make_cell(rng(), 8, max(task.lengths))
+        batch = task.make(rng(), 8, max(task.lengths))
         if task.is_value:
             logits = batch.targets
         else:
@@ -46,7 +46,7 @@ def test_the_right_answers_are_right_and_lose_nothing():
 def test_answers_without_memory_have_the_loss_of_the_baseline_and_fail():
     for name, task in TASKS.items():
         length = max(task.lengths)
-        batch = task.make_cell(rng(), 4000, length)
+        batch = task.make(rng(), 4000, length)
         if task.is_value:
             logits = np.full_like(batch.targets, batch.targets.mean())
         elif task.every_step:  # blank until the delimiter, then any of the eight
@@ -62,7 +62,7 @@ def test_answers_without_memory_have_the_loss_of_the_baseline_and_fail():
 
 def test_recall_counts_the_ten_symbols_alone():
     task = TASKS["copy-memory"]
-    batch = task.make_cell(rng(), 2, 5)
+    batch = task.make(rng(), 2, 5)
     answers = np.array(batch.targets)
     answers[0, -4:] = batch.targets[0, -4:] % 8 + 1  # four of ten wrong
     answers[1, :10] = 3  # wrong where nothing is asked
@@ -72,7 +72,7 @@ def test_recall_counts_the_ten_symbols_alone():
 
 def test_padding_changes_no_loss():
     task = TASKS["copy-memory"]
-    batch = task.make_cell(rng(), 3, 4)
+    batch = task.make(rng(), 3, 4)
     longer = padded(batch, 40)
     assert longer.xs.shape[1] == longer.targets.shape[1] == longer.mask.shape[1] == 40
     logits = rng().normal(size=(3, 40, 9)).astype(np.float32)
