@@ -38,7 +38,7 @@ from seqlab.ensemble import stacked, train_nets
 from seqlab.errors import InputError
 from seqlab.gradflow import theory
 from seqlab.losses import cross_entropy
-from seqlab.metrics import bootstrap, check
+from seqlab.metrics import bootstrap, check, with_intervals
 from seqlab.models.functional import functional
 from seqlab.models.recurrent import ManyToMany
 from seqlab.recurrence import unroll
@@ -430,10 +430,9 @@ def plot(directory: Path) -> None:
 
     def pick(study, *names):
         """The rows of a study, the named values [nets, ...] as (middle, low, high) over nets."""
-        return [
-            {**row, **{name: tuple(bootstrap(row[name], np.nanmedian)) for name in names}}
-            for row in plots.pick(finished.metrics, study=study)
-        ]
+        return with_intervals(
+            plots.pick(finished.metrics, study=study), *names, statistic=np.nanmedian
+        )
 
     angles = plots.clip_angles(pick("direction", "angle_deg"), pick("direction theory")[0])
     plots.save(angles, figures / "angle.png")

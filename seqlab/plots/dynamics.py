@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from seqlab.plots.style import band, cycle, edges, legend, new_figure, pick, shared_legend
+from seqlab.plots.style import MARKERS, band, cycle, edges, legend, new_figure, pick, shared_legend
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Rows = Sequence[Mapping[str, Any]]
 STAGES = {"before": "#56B4E9", "half way": "#E69F00", "after": "#D55E00"}
-MARKERS = "os^Dv<>P*X"
 Lines = Mapping[str, tuple[Any, Any]]  # name -> (x [X], an interval of [X])
 
 

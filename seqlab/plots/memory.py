@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from seqlab.plots.style import band, cycle, new_figure, shared_legend
+from seqlab.plots.style import MARKERS, band, cycle, new_figure, shared_legend
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MARKERS = "os^Dv<>P*X"
 Lines = Mapping[str, tuple[Sequence[float], Any]]  # name -> (x [X], an interval of [X])
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 LN10 = float(np.log(10.0))
 # Okabe and Ito's colours, which readers with any colour vision can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "os^Dv<>P*X"
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
