@@ -123,6 +123,11 @@ class Config:
             hidden_size=16, seq_len=32, num_seeds=2, num_updates=20, batch_size=4, wall_points=41
         )
 
+    @classmethod
+    def full(cls):
+        """The scale of a paper: see above for what it takes."""
+        return cls(hidden_size=128, num_updates=3000, wall_points=401)
+
 
 class ClipState(NamedTuple):
     """What a clipped net carries from update to update."""

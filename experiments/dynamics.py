@@ -179,6 +179,15 @@ class Config:
             field_sizes=(16,), field_gains=(0.8, 1.5, 2.0), field_steps=60, long_steps=400,
         )  # fmt: skip
 
+    @classmethod
+    def full(cls):
+        """The scale of a paper: see above for what it takes."""
+        return cls(
+            cells=("rnn", "rnn@2.5", "lstm", "gru", "mingru", "mgu", "janet", "lem", "cornn"),
+            num_updates=4800, num_steps=1000, transient=300, phase_size=400,
+            field_sizes=(100, 400, 1200), field_steps=3000,
+        )  # fmt: skip
+
 
 def run(config: Config, log: RunLog) -> None:
     """The closed forms, the random nets, and then the trained ones."""

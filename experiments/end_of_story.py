@@ -92,6 +92,11 @@ class Config:
             gains=(0.8, 1.1), hidden_size=8, num_steps=100, num_sequences=4, num_seeds=2,
         )  # fmt: skip
 
+    @classmethod
+    def full(cls):
+        """The scale of a paper: see above for what it takes."""
+        return cls(hidden_size=32, num_steps=2000)
+
 
 def run(config: Config, log: RunLog) -> None:
     """Linear units with closed forms, their curves over time, then nets."""

@@ -244,6 +244,11 @@ class Config:
             batch_size=16, max_updates=40, check_every=20, num_test=100, num_seeds=2,
         )  # fmt: skip
 
+    @classmethod
+    def full(cls):
+        """The scale of a paper: see above for what it takes."""
+        return cls(lengths=(50, 100, 200, 400), max_updates=50_000, num_test=10_000)
+
 
 def filled(config: Config) -> Any:
     """The config's values with those that are None chosen by task and study."""

@@ -188,6 +188,11 @@ class Config:
             num_seeds=2, num_test=50, num_sequences=8, look_every=10,
         )  # fmt: skip
 
+    @classmethod
+    def full(cls):
+        """The scale of a paper: see above for what it takes."""
+        return cls(seq_len=200, hidden_size=64, num_updates=3000, learning_rates=(1e-3, 3e-3, 1e-2))
+
 
 def is_every_step(dataset: str) -> bool:
     """Whether a task is answered at every step."""

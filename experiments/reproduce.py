@@ -296,12 +296,15 @@ def chosen_figures(
 
 
 def command_of(module_name: str, values: Mapping[str, Any]) -> str:
-    """The command line that has a config's values, from the defaults or `--quick`."""
+    """The command line that has a config's values, from the defaults or a preset."""
     config_class = study(module_name).Config
     wanted = config_of(config_class, {"config": values, "experiment": module_name}, module_name)
     written = config_values(wanted)
     best: list[str] | None = None
-    for start, words in ((config_class(), []), (config_class.quick(), ["--quick"])):
+    presets = [name for name in ("quick", "full") if hasattr(config_class, name)]
+    starts = [(config_class(), [])]
+    starts += [(getattr(config_class, name)(), [f"--{name}"]) for name in presets]
+    for start, words in starts:
         for name, before in config_values(start).items():
             if written[name] != before:
                 words = [*words, *flag(name, written[name])]

@@ -198,6 +198,11 @@ class Config:
             num_sequences=8,
         )  # fmt: skip
 
+    @classmethod
+    def full(cls):
+        """The scale of a paper: see above for what it takes."""
+        return cls(dataset="mnist")
+
 
 def run(config: Config, log: RunLog) -> None:
     """Trains all cells at once, looks at them after every epoch, and measures their gradients."""

@@ -121,6 +121,15 @@ class Config:
             num_sequences=16, num_sliding=4,
         )  # fmt: skip
 
+    @classmethod
+    def full(cls):
+        """The scale of a paper: see above for what it takes."""
+        return cls(
+            datasets=("embedded", "adding", "temporal-order"), seq_len=128,
+            reaches=(1, 2, 4, 8, 16, 32, 64), train_reaches=(1, 4, 16, 64), hidden_size=64,
+            text_updates=2000, task_updates=4000,
+        )  # fmt: skip
+
 
 def run(config: Config, log: RunLog) -> None:
     """The linear net, then every cell on every data set."""

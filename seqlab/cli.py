@@ -53,6 +53,8 @@ class Command(Generic[C]):
     config: Annotated[C, tyro.conf.OmitArgPrefixes]
     quick: tyro.conf.FlagCreatePairsOff[bool] = False
     """Start from the small preset; other flags still count."""
+    full: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Start from the preset at the scale of a paper, if there is one; other flags still count."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """The run directory: new, empty, or an unfinished run's to go on with it.
     Default: runs/<experiment>/<time>-<seed>."""
@@ -88,7 +90,7 @@ def main(
 
     Args:
       config_class: a frozen dataclass with a default for every field, a `seed`, and a classmethod
-        `quick`; its `__post_init__` may raise `InputError`.
+        `quick`, perhaps one called `full`; its `__post_init__` may raise `InputError`.
       run: does the work, `run(config, log)`; where it does not call `log.finish`, this does.
       plot: draws figures from a run directory's files, `plot(run_dir)`.
       argv: the flags; the process's own if None.
@@ -279,15 +281,21 @@ def _check_resumable(command: Command, argv: list[str], experiment: str) -> None
 
 
 def _starting_config(config_class: type[C], argv: list[str], experiment: str) -> C:
-    """The config that the other flags change: the full one, the small one, or an earlier run's."""
+    """The config that the other flags change: the default, a preset, or an earlier run's."""
     directory = _flag_value("--from-run", argv)
     out = _flag_value("--out", argv)
-    if directory is None and "--quick" not in argv and "--no-resume" not in argv and out:
+    presets = [flag for flag in ("--quick", "--full") if flag in argv]
+    if directory is None and not presets and "--no-resume" not in argv and out:
         directory = out if _unfinished_record(out) else None
+    if directory is not None:
+        presets.append("--from-run")
+    if len(presets) > 1:
+        raise InputError(f"{' and '.join(presets)} both name a config to start from: give one")
     if directory is None:
-        return cast(Any, config_class).quick() if "--quick" in argv else config_class()
-    if "--quick" in argv:
-        raise InputError("--quick and --from-run both name a config to start from: give one")
+        preset = presets[0].removeprefix("--") if presets else None
+        if preset and not hasattr(config_class, preset):
+            raise InputError(f"{experiment} has no preset {presets[0]}: defaults are all it has")
+        return cast(Any, config_class if preset is None else getattr(config_class, preset))()
     record = read_record(directory)
     _check_experiment(directory, record, experiment)
     return config_of(config_class, record, directory)

@@ -291,10 +291,28 @@ def test_from_run_with_a_value_that_no_longer_fits(capsys, old, new, says):
     assert fails(capsys, "--from-run", "x").startswith(f"error: {says}")
 
 
-def test_from_run_and_quick_exclude_each_other(capsys):
+@pytest.mark.parametrize("flags", [["--quick"], ["--full"], ["--quick", "--full"]])
+def test_presets_and_an_earlier_config_exclude_each_other(capsys, flags):
     main(Config, run, plot, ["--out", "x"])
     capsys.readouterr()
-    assert "give one" in fails(capsys, "--from-run", "x", "--quick")
+    assert "give one" in fails(capsys, "--from-run", "x", *flags)
+
+
+def test_full_is_a_preset_of_those_that_have_it(capsys):
+    assert fails(capsys, "--full") == (
+        "error: test_cli has no preset --full: defaults are all it has\n"
+    )
+
+    class Large(Config):
+        @classmethod
+        def full(cls):
+            return cls(seq_len=4000)
+
+    config = config_of(main(Large, run, plot, ["--full", "--loss", "all"]))
+    assert (config["seq_len"], config["loss"]) == (4000, "all")
+    with pytest.raises(SystemExit):
+        main(Config, run, plot, ["--quick", "--full"])
+    assert "--quick and --full both name a config" in capsys.readouterr().err
 
 
 def test_the_same_config_twice_gives_the_same_metrics():

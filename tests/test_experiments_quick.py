@@ -80,6 +80,15 @@ def test_quick_runs_twice_to_the_same_metrics(study, tmp_path):
     assert all(path.stat().st_size > 10_000 for path in (first.path / "figures").iterdir())
 
 
+def test_studies_at_full_scale_are_other_configs_with_a_word_on_what_they_take():
+    full = {}
+    for study in STUDIES:
+        module = importlib.import_module(study)
+        if hasattr(module.Config, "full"):
+            full[study] = module.Config.full() != module.Config() and "--full" in module.__doc__
+    assert len(full) == 7 and all(full.values())
+
+
 def test_another_seed_gives_other_numbers(tmp_path):
     flags = ("--quick", "--cells", "rnn", "--num-updates", "2")
     one = run("experiments.vanishing_gradients", tmp_path / "one", *flags, "--seed", "1")
