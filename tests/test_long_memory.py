@@ -116,7 +116,7 @@ def test_remedies_are_three_for_each_first_weight():
     config = filled(Config(study="remedies"))
     found = kinds(config, 20)
     assert [(kind.init, kind.name) for kind in found] == [
-        (init, method) for init in INITS for method in METHODS
+        (init, method) for init in config.inits for method in METHODS
     ]
     assert [kind.clip_norm for kind in found[:3]] == [None, 1.0, 1.0]
     assert [kind.omega_weight for kind in found[:3]] == [0.0, 0.0, 4.0]
