@@ -1,5 +1,7 @@
 import contextlib
+import gzip
 import hashlib
+import io
 import json
 import logging
 import os
@@ -11,7 +13,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -501,7 +505,7 @@ def test_a_stand_in_is_noted_and_accepted(toy, tmp_path, logged):
     (file,) = sources.SOURCES["toy"]
     other = add_to_mirror(tmp_path, "toy/sorted.txt", "".join(sorted(LINES)).encode())
     stand_in = StandIn(other.name, other.size, other.sha256)
-    sources.SOURCES["toy"] = (File(file.name, "", file.size, file.sha256, stand_in),)
+    sources.SOURCES["toy"] = (File(file.name, "", file.size, file.sha256, (stand_in,)),)
     (tmp_path / "mirror" / "toy" / "rows.txt").unlink()
     prepare("toy")
     read = json.loads((toy / "manifest.json").read_text())["sources"]
@@ -512,6 +516,30 @@ def test_a_stand_in_is_noted_and_accepted(toy, tmp_path, logged):
     flip(tmp_path / "mirror" / "toy" / "sorted.txt")
     (line,) = verify("toy")
     assert "sorted.txt is damaged" in line
+
+
+def test_several_stand_ins_for_one_file_are_noted_and_accepted(toy, tmp_path):
+    (file,) = sources.SOURCES["toy"]
+    halves = [add_to_mirror(tmp_path, f"toy/{half}", half.encode()) for half in ("left", "right")]
+    stand_ins = tuple(StandIn(half.name, half.size, half.sha256) for half in halves)
+    sources.SOURCES["toy"] = (File(file.name, "", file.size, file.sha256, stand_ins),)
+    prepare("toy")  # from rows.txt, which is there too
+    assert verify("toy") == []
+    manifest = toy / "manifest.json"
+    noted = json.loads(manifest.read_text())
+
+    def made_of(*shas):
+        read = {str(i): {"file": "", "sha256": sha256} for i, sha256 in enumerate(shas)}
+        manifest.write_text(json.dumps({**noted, "sources": read}))
+        return verify("toy")
+
+    assert made_of(*(half.sha256 for half in halves)) == []
+    for wrong in ([halves[0].sha256], [file.sha256, halves[0].sha256], []):
+        assert made_of(*wrong) == [f"{manifest} names other source files than those of toy"]
+    (tmp_path / "mirror" / "toy" / "rows.txt").unlink()
+    assert describe("toy").origin == "mirror"
+    cut(tmp_path / "mirror" / "toy" / "left")
+    assert describe("toy").origin.startswith("not in the mirror")
 
 
 @pytest.mark.parametrize("mirror", ["mirror", None])
@@ -751,6 +779,149 @@ def test_real_mnist_is_the_files(monkeypatch):
     for row, example in zip(rows, train.__getitems__(rows), strict=True):
         np.testing.assert_array_equal(example["image"], images[row])
         assert example["label"] == labels[row]
+
+
+REVIEWS = {
+    ("train", "neg"): [(0, 1, "Bad.<br />Very \u2028bad."), (10, 2, "b"), (2, 4, "c\td\x85\re\n")],
+    ("train", "pos"): [(0, 9, "Gut, sehr \u00e9."), (1, 10, "g"), (12, 7, "h \x1c i")],
+    ("test", "neg"): [(5, 3, "k")],
+    ("test", "pos"): [(7, 8, "l")],
+    ("train", "unsup"): [(3, 0, "m"), (1, 0, "n")],
+}
+
+
+def put_reviews(tmp_path, form):
+    """REVIEWS in a mirror, as the published archive or in the lines of its stand-ins."""
+    mirror = tmp_path / form / "imdb"
+    mirror.mkdir(parents=True)
+    if form == "archive":
+        archive = mirror / "aclImdb_v1.tar.gz"
+        with tarfile.open(archive, "w:gz") as tar:
+            contents = [("aclImdb/README", b"of the set"), ("aclImdb/train/urls_neg.txt", b"http")]
+            for (part, kind), reviews in REVIEWS.items():
+                for number, rating, text in reviews:
+                    name = f"aclImdb/{part}/{kind}/{number}_{rating}.txt"
+                    contents.append((name, text.encode()))
+            for name, content in contents:
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+        paths = [archive]
+    else:
+        paths = []
+        for (part, kind), reviews in REVIEWS.items():
+            paths.append(mirror / f"{part}_{kind}.tsv.gz")
+            with gzip.open(paths[-1], "wt", encoding="utf-8", newline="\n") as file:
+                for number, rating, text in sorted(reviews):
+                    line = re.sub("[\t\r\n\x1c\x85\u2028]", " ", text)
+                    file.write(f"{number}\t{rating}\t{line}\n")
+    return [
+        StandIn(path.name, path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
+        for path in paths
+    ]
+
+
+def test_imdb_is_the_same_from_the_archive_and_from_its_stand_ins(tmp_path, monkeypatch):
+    (archive,), lines = put_reviews(tmp_path, "archive"), put_reviews(tmp_path, "lines")
+    address = SOURCES["imdb"][0].address
+    file = File(archive.name, address, archive.size, archive.sha256, tuple(lines))
+    sources.SOURCES["imdb"] = (file,)
+    found = {}
+    for form in ("archive", "lines"):
+        monkeypatch.setenv("SEQLAB_DATA_MIRROR", str(tmp_path / form))
+        monkeypatch.setenv("SEQLAB_CACHE", str(tmp_path / form / "cache"))
+        splits = ("train", "test", "unsupervised")
+        found[form] = {split: list(load("imdb", split)) for split in splits}
+        assert verify("imdb") == []
+    assert found["archive"] == found["lines"]
+    assert [
+        (review["label"], review["rating"], review["text"]) for review in found["lines"]["train"]
+    ] == [
+        (0, 1, "Bad.<br />Very  bad."),
+        (1, 9, "Gut, sehr \u00e9."),
+        (0, 4, "c d  e "),
+        (1, 10, "g"),
+        (0, 2, "b"),
+        (1, 7, "h   i"),
+    ]
+    assert [
+        (review["label"], review["rating"], review["text"])
+        for review in found["lines"]["unsupervised"]
+    ] == [
+        (-1, 0, "n"),
+        (-1, 0, "m"),
+    ]
+
+
+def test_text8_is_cut_at_90_and_95_percent(tmp_path):
+    text = "".join(f" w{number}" for number in range(50_000))
+    with zipfile.ZipFile(tmp_path / "text8.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("text8", text)
+    content = (tmp_path / "text8.zip").read_bytes()
+    sources.SOURCES["text8"] = (add_to_mirror(tmp_path, "text8/text8.zip", content),)
+    parts = {split: texts(load("text8", split)) for split in ("train", "validation", "test")}
+    assert "".join("".join(part) for part in parts.values()) == text
+    assert len("".join(parts["train"])) == len(text) * 90 // 100
+    assert len("".join(parts["train"] + parts["validation"])) == len(text) * 95 // 100
+    assert {len(piece) for part in parts.values() for piece in part[:-1]} == {100_000}
+
+
+def test_men_is_pairs_with_scores(tmp_path):
+    content = b"sun\tsunlight\t50.0\nstair\tstaircase\t49.5\n"
+    sources.SOURCES["men"] = (add_to_mirror(tmp_path, "men/EN-MEN-TR-3k.txt", content),)
+    first, second = load("men", "men")
+    assert (first["words"], second["score"]) == (["sun", "sunlight"], np.float32(49.5))
+
+
+@pytest.mark.slow
+def test_real_word_similarity_is_the_files(monkeypatch):
+    folder = real("word_similarity", monkeypatch)
+    analogies = list(load("word_similarity", "analogies"))
+    expected, section = [], ""
+    for line in (folder / "questions-words.txt").read_text().splitlines():
+        if line.startswith(": "):
+            section = line[2:]
+        else:
+            expected.append((section, line.split()))
+    assert [(each["section"], each["words"]) for each in analogies] == expected
+    assert len({section for section, _ in expected}) == 14
+    assert sum(not section.startswith("gram") for section, _ in expected) == 8_869
+    assert sum(section.startswith("gram") for section, _ in expected) == 10_675
+    pairs = {"ws353": ("WS-353-ALL", 353), "ws353_sim": ("WS-353-SIM", 203), "rg65": ("RG-65", 65)}
+    pairs |= {
+        "ws353_rel": ("WS-353-REL", 252),
+        "simlex999": ("SIMLEX-999", 999),
+        "mc30": ("MC-30", 30),
+    }
+    for split, (name, size) in pairs.items():
+        rows = [line.split("\t") for line in (folder / f"EN-{name}.txt").read_text().splitlines()]
+        found = list(load("word_similarity", split))
+        assert len(found) == size
+        assert [pair["words"] for pair in found] == [row[:2] for row in rows]
+        scores = np.array([row[2] for row in rows], np.float32)
+        np.testing.assert_array_equal([pair["score"] for pair in found], scores)
+
+
+@pytest.mark.slow
+def test_real_imdb_is_the_files(monkeypatch):
+    folder = real("imdb", monkeypatch)
+    train, unlabelled = load("imdb", "train"), load("imdb", "unsupervised")
+    assert describe("imdb").sizes == {"train": 25_000, "test": 25_000, "unsupervised": 50_000}
+    rows = {}
+    for kind in ("neg", "pos", "unsup"):
+        with gzip.open(
+            folder / f"train_{kind}.tsv.gz", "rt", encoding="utf-8", newline="\n"
+        ) as file:
+            rows[kind] = [line.rstrip("\n").split("\t") for line in file]
+    for label, kind in enumerate(("neg", "pos")):
+        for row in (0, 1, 7_000, 12_499):
+            _, rating, text = rows[kind][row]
+            expected = {"label": label, "rating": int(rating), "text": text}
+            assert train[2 * row + label] == expected
+    assert [each["text"] for each in unlabelled.__getitems__(range(0, 50_000, 500))] == [
+        text for _, _, text in rows["unsup"][::500]
+    ]
+    assert unlabelled[0]["label"] == -1
 
 
 def test_a_source_says_what_it_is(toy):

@@ -31,15 +31,16 @@ import os
 import random
 import shutil
 import uuid
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from seqlab.data import digits, sources
+from seqlab.data import digits, reviews, sources
 from seqlab.data.checks import check_known
 from seqlab.errors import InputError
 from seqlab.files import sha256
@@ -219,6 +220,127 @@ class Mnist(Builder):
                 yield {"image": image, "label": int(label)}
 
         return {"train": examples("train"), "test": examples("t10k")}
+
+
+@register
+class Imdb(Builder):
+    """Large Movie Review Dataset (aclImdb v1), 25,000 + 25,000 labelled and 50,000 unlabelled.
+
+    A review is one line; `<br />` is kept. Negative and positive reviews take turns, each in the
+    order of its numbers, so that "train[:90%]" is balanced. Of a review in "unsupervised" neither
+    label nor rating is known: they are -1 and 0.
+    """
+
+    name = "imdb"
+    LICENCE = "not stated; the authors ask to be cited"
+
+    def features(self):
+        return {
+            "text": tfds.features.Text(),
+            "label": tfds.features.ClassLabel(names=["neg", "pos"]),
+            "rating": tfds.features.Scalar(np.int8),
+        }
+
+    def splits(self, files):
+        groups = reviews.read_reviews(files)
+
+        def labelled(part):
+            pairs = zip(groups[f"{part}_neg"], groups[f"{part}_pos"], strict=True)
+            for label, review in itertools.chain.from_iterable(map(enumerate, pairs)):
+                yield {"label": label, **review._asdict()}
+
+        unlabelled = ({"label": -1, **review._asdict()} for review in groups["train_unsup"])
+        return {
+            "train": labelled("train"),
+            "test": labelled("test"),
+            "unsupervised": unlabelled,
+        }
+
+
+@register
+class Text8(Builder):
+    """First 100 million characters of English Wikipedia of 2006, only a to z and single blanks.
+
+    A text is 100,000 characters, so that all texts, joined, are the file. There is no canonical
+    split. This one is that of character models: train is the first 90 % of the characters,
+    validation and test 5 % each.
+    """
+
+    name = "text8"
+    LICENCE = "that of Wikipedia: GFDL, since 2009 also CC BY-SA 3.0"
+
+    def features(self):
+        return {"text": tfds.features.Text()}
+
+    def splits(self, files):
+        with zipfile.ZipFile(files["text8.zip"]) as archive:
+            text = archive.read("text8").decode("ascii")
+        first, second = len(text) * 90 // 100, len(text) * 95 // 100
+        parts = {"train": text[:first], "validation": text[first:second], "test": text[second:]}
+        return {split: self.pieces(part) for split, part in parts.items()}
+
+    def pieces(self, text):
+        for start in range(0, len(text), 100_000):
+            yield {"text": text[start : start + 100_000]}
+
+
+@register
+class WordSimilarity(Builder):
+    """What word vectors are judged by: 19,544 analogies, and pairs of words with people's scores.
+
+    An analogy is four words, a is to b as c is to d, in the section of its file; its score is NaN.
+    Scores of pairs have another range in every split: compare ranks. `evaluate_word_analogies` and
+    `evaluate_word_pairs` read the files themselves, `sources.fetch("word_similarity")`.
+    """
+
+    name = "word_similarity"
+    LICENCE = "analogies Apache-2.0; none stated beside the pairs"
+    PAIRS: ClassVar = {
+        "ws353": "EN-WS-353-ALL.txt",
+        "ws353_sim": "EN-WS-353-SIM.txt",
+        "ws353_rel": "EN-WS-353-REL.txt",
+        "simlex999": "EN-SIMLEX-999.txt",
+        "rg65": "EN-RG-65.txt",
+        "mc30": "EN-MC-30.txt",
+    }
+
+    def features(self):
+        return {
+            "words": tfds.features.Sequence(tfds.features.Text()),
+            "section": tfds.features.Text(),
+            "score": tfds.features.Scalar(np.float32),
+        }
+
+    def splits(self, files):
+        parts = {split: _pairs(files[name]) for split, name in self.PAIRS.items()}
+        return {"analogies": _analogies(files["questions-words.txt"]), **parts}
+
+
+@register
+class Men(WordSimilarity):
+    """3,000 pairs of words with people's scores from 0 to 50, Bruni et al. 2014."""
+
+    name = "men"
+    LICENCE = "none stated beside the file"
+    PAIRS: ClassVar = {"men": "EN-MEN-TR-3k.txt"}
+
+    def splits(self, files):
+        return {split: _pairs(files[name]) for split, name in self.PAIRS.items()}
+
+
+def _analogies(path: Path) -> Iterator[Example]:
+    section = ""
+    for line in read_lines(path):
+        if line.startswith(":"):
+            section = line[1:].strip()
+        else:
+            yield {"words": line.split(), "section": section, "score": float("nan")}
+
+
+def _pairs(path: Path) -> Iterator[Example]:
+    for line in read_lines(path):
+        *words, score = line.split("\t")
+        yield {"words": words, "section": "", "score": float(score)}
 
 
 def read_lines(path: Path) -> Iterator[str]:
@@ -590,13 +712,9 @@ def _faults(name: str, path: Path, in_full: bool) -> list[str]:
     try:
         manifest = _read_manifest(path)
         files, read = manifest["files"].items(), manifest["sources"]
-        pinned = {
-            file.name: {each.sha256 for each in (file, file.stand_in) if each}
-            for file in sources.SOURCES[name]
-        }
         if manifest["format"] not in FORMATS or not manifest["splits"]:
             return [f"{manifest_path} is damaged"]
-        if read.keys() != pinned.keys() or any(read[k]["sha256"] not in pinned[k] for k in read):
+        if not _is_made_of({each["sha256"] for each in read.values()}, sources.SOURCES[name]):
             return [f"{manifest_path} names other source files than those of {name}"]
         faults = (_fault(path / file, noted, in_full) for file, noted in files)
         return [fault for fault in faults if fault]
@@ -604,6 +722,15 @@ def _faults(name: str, path: Path, in_full: bool) -> list[str]:
         return [f"{manifest_path} does not exist"]
     except (ValueError, KeyError, TypeError, AttributeError):
         return [f"{manifest_path} is damaged"]
+
+
+def _is_made_of(read: set[str], files: Iterable[sources.File]) -> bool:
+    """Whether the sha256s that were read are those of every file, or of its stand-ins; no more."""
+    expected = set()
+    for file in files:
+        stand_ins = {each.sha256 for each in file.stand_ins}
+        expected |= stand_ins if stand_ins and stand_ins <= read else {file.sha256}
+    return read == expected
 
 
 def _fault(file: Path, noted: dict[str, Any], in_full: bool) -> str:
@@ -625,8 +752,8 @@ def _sources_at_hand(name: str) -> Iterator[tuple[Path, sources.File | sources.S
     mirror = os.environ.get(sources.MIRROR_VARIABLE)
     folder = (Path(mirror).expanduser() if mirror else sources.cache_folder()) / name
     for file in sources.SOURCES[name]:
-        for expected in (file, file.stand_in if mirror else None):
-            if expected and (folder / expected.name).is_file():
+        for expected in (file, *(file.stand_ins if mirror else ())):
+            if (folder / expected.name).is_file():
                 yield folder / expected.name, expected
 
 
@@ -637,7 +764,10 @@ def _origin(name: str) -> str:
         return "generated"
     sizes = {path.name: path.stat().st_size for path, _ in _sources_at_hand(name)}
     is_there = all(
-        any(each and sizes.get(each.name) == each.size for each in (file, file.stand_in))
+        any(
+            each and all(sizes.get(part.name) == part.size for part in each)
+            for each in ((file,), file.stand_ins)
+        )
         for file in files
     )
     if os.environ.get(sources.MIRROR_VARIABLE):

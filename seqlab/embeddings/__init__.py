@@ -1,0 +1,1 @@
+"""Word embeddings: word2vec, GloVe, and the vectors that either gives."""
