@@ -86,7 +86,8 @@ def test_studies_at_full_scale_are_other_configs_with_a_word_on_what_they_take()
         module = importlib.import_module(study)
         if hasattr(module.Config, "full"):
             full[study] = module.Config.full() != module.Config() and "--full" in module.__doc__
-    assert len(full) == 7 and all(full.values())
+    assert len(full) == 7
+    assert all(full.values())
 
 
 def test_another_seed_gives_other_numbers(tmp_path):

@@ -1,0 +1,274 @@
+"""Blocks of word2vec with negative sampling, compiled by numba: the fast path of a processor.
+
+A block is walked in three sweeps, each shared out over threads. The first computes, for every
+centre, its gradient and the factor of every word that it is paired with, from tables that nobody
+writes to; the second adds to the output vectors and the third to the input vectors, each part of
+the vocabulary by one thread, in the order of the corpus. So there is no race, and neither the
+number of threads nor chance has a say in the result: in the usual way to train word2vec on many
+threads (Recht et al., 2011, "Hogwild!") both have. Each sweep is a function of its own, for numba
+would make one loop of loops of equal length.
+
+What is computed is the gradient of the losses written in `tiles` over the block, with negatives of
+each centre's own; the tests hold it to them.
+"""
+
+import math
+
+import numba
+import numpy as np
+from numba import njit, prange
+
+PARTS = 16  # of a block and of the vocabulary: more than threads, and the same on every machine
+FAST = {"reassoc", "contract", "nsz", "arcp"}  # sums in any order; NaN and infinity keep meaning
+
+FIRST, SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)  # as in `draws`
+GAMMA = np.uint64(0x9E3779B97F4A7C15)
+U1, U27, U30, U31, U32 = (np.uint64(bits) for bits in (1, 27, 30, 31, 32))
+LOW = np.uint64(0xFFFFFFFF)
+ZERO, ONE = np.float32(0), np.float32(1)
+CORES = numba.get_num_threads()  # before anyone has asked for fewer
+
+
+@njit(inline="always")
+def drawn(key, counter, keep, alias):
+    """`draws.Noise.draw` of one counter."""
+    bits = (counter + U1) * GAMMA + key
+    bits = (bits ^ (bits >> U30)) * FIRST
+    bits = (bits ^ (bits >> U27)) * SECOND
+    bits = bits ^ (bits >> U31)
+    hit = ((bits >> U32) * np.uint64(len(keep))) >> U32
+    if (bits & LOW) < np.uint64(keep[hit]):
+        return np.int32(hit)
+    return alias[hit]
+
+
+@njit(inline="always", fastmath=FAST)
+def dot(first, second):
+    """Sum of products."""
+    total = ZERO
+    for d in range(len(first)):
+        total += first[d] * second[d]
+    return total
+
+
+@njit(inline="always", fastmath=FAST)
+def add(to, factor, vector):
+    """Adds a multiple of a vector in place."""
+    for d in range(len(to)):
+        to[d] += factor * vector[d]
+
+
+@njit(inline="always")
+def sigmoid(score, small):
+    """1 / (1 + exp(-score)), with small = exp(-|score|), which cannot overflow."""
+    return (ONE if score >= ZERO else small) / (ONE + small)
+
+
+@njit(inline="always")
+def look_around(ids, place, radius, around):
+    """Writes the words of a centre's window, and says how many there are."""
+    count = 0
+    for step in (-1, 1):
+        for far in range(1, radius + 1):
+            other = place + step * far
+            if other < 0 or other >= len(ids) or ids[other] < 0:
+                break
+            around[count] = ids[other]
+            count += 1
+    return count
+
+
+@njit(cache=True)
+def skipgram(tables, ids, places, radii, rates, block_size, noise, losses, counts, settings):
+    """One SGD step a block over the stream `ids`; writes each block's loss and its pairs."""
+    inputs, outputs = tables
+    window, num_drawn, weight, key, _ = settings
+    width = 2 * window + num_drawn
+    rows = np.empty((block_size, width), np.int32)
+    factors = np.empty((block_size, width), np.float32)
+    turns = np.empty((block_size, inputs.shape[1]), np.float32)
+    used = np.empty(block_size, np.int32)
+    part_loss, part_count = np.empty(PARTS, np.float64), np.empty(PARTS, np.int64)
+    for block in range(len(losses)):
+        first = block * block_size
+        length = min(block_size, len(ids) - first)
+        pair_up(inputs, outputs, ids, places, radii, first, length, num_drawn, weight, key,
+                noise[0], noise[1], rows, factors, turns, used, part_loss, part_count)  # fmt: skip
+        add_outputs(inputs, outputs, ids, first, length, rates[block], rows, factors, used)
+        add_centres(inputs, ids, first, length, rates[block], turns, used)
+        losses[block], counts[block] = part_loss.sum(), part_count.sum()
+
+
+@njit(parallel=True, fastmath=FAST, cache=True)
+def pair_up(
+    inputs, outputs, ids, places, radii, first, length, num_drawn, weight, key, keep, alias, rows,
+    factors, turns, used, part_loss, part_count,
+):  # fmt: skip
+    """First sweep: what each centre is paired with, the factor of each, and the centre's turn."""
+    for part in prange(PARTS):
+        total, pairs = 0.0, 0
+        for at in range(part * length // PARTS, (part + 1) * length // PARTS):
+            place = first + at
+            used[at] = 0
+            if ids[place] < 0:
+                continue
+            count = look_around(ids, place, radii[place], rows[at])
+            if count == 0:
+                continue
+            vector, turn = inputs[ids[place]], turns[at]
+            for d in range(len(turn)):
+                turn[d] = ZERO
+            # -log sigma(s) = max(-s, 0) + log(1 + exp(-|s|)); the logarithm is of a product.
+            product = 1.0
+            for pair in range(count):
+                row = outputs[rows[at, pair]]
+                score = dot(vector, row)
+                small = math.exp(-abs(score))
+                factors[at, pair] = ONE - sigmoid(score, small)
+                add(turn, factors[at, pair], row)
+                product *= 1.0 + small
+                total += max(-score, ZERO)
+            total += math.log(product)
+            pairs += count
+            put, product = count, 1.0
+            for n in range(num_drawn):
+                counter = np.uint64(places[place]) * np.uint64(num_drawn) + np.uint64(n)
+                word = drawn(key, counter, keep, alias)
+                share = 0  # pairs whose own word it is not
+                for pair in range(count):
+                    share += rows[at, pair] != word
+                if share == 0:
+                    continue
+                row = outputs[word]
+                score = dot(vector, row)
+                small = math.exp(-abs(score))
+                rows[at, put] = word
+                factors[at, put] = -sigmoid(score, small) * np.float32(weight * share)
+                add(turn, factors[at, put], row)
+                put += 1
+                total += weight * share * max(score, ZERO)
+                if share == count:
+                    product *= 1.0 + small
+                else:
+                    total += weight * share * math.log1p(small)
+            total += weight * count * math.log(product)
+            used[at] = put
+        part_loss[part], part_count[part] = total, pairs
+
+
+@njit(parallel=True, fastmath=FAST, cache=True)
+def add_outputs(inputs, outputs, ids, first, length, rate, rows, factors, used):
+    """Second sweep: every word that a centre was paired with."""
+    for part in prange(PARTS):
+        for at in range(length):
+            for n in range(used[at]):
+                word = rows[at, n]
+                if word % PARTS == part:
+                    add(outputs[word], rate * factors[at, n], inputs[ids[first + at]])
+
+
+@njit(parallel=True, fastmath=FAST, cache=True)
+def add_centres(inputs, ids, first, length, rate, turns, used):
+    """Third sweep: the centres."""
+    for part in prange(PARTS):
+        for at in range(length):
+            if used[at] > 0 and ids[first + at] % PARTS == part:
+                add(inputs[ids[first + at]], rate, turns[at])
+
+
+@njit(cache=True)
+def cbow(tables, ids, places, radii, rates, block_size, noise, losses, counts, settings):
+    """The same, where the bag of the words around predicts the centre."""
+    inputs, outputs = tables
+    window, num_drawn, weight, key, mean = settings
+    size = inputs.shape[1]
+    around = np.empty((block_size, 2 * window), np.int32)
+    used = np.empty(block_size, np.int32)
+    rows = np.empty((block_size, 1 + num_drawn), np.int32)
+    factors = np.empty((block_size, 1 + num_drawn), np.float32)
+    bags = np.empty((block_size, size), np.float32)
+    turns = np.empty((block_size, size), np.float32)
+    part_loss, part_count = np.empty(PARTS, np.float64), np.empty(PARTS, np.int64)
+    for block in range(len(losses)):
+        first = block * block_size
+        length = min(block_size, len(ids) - first)
+        bag_up(inputs, outputs, ids, places, radii, first, length, num_drawn, weight, key, noise[0],
+               noise[1], mean, around, used, rows, factors, bags, turns, part_loss,
+               part_count)  # fmt: skip
+        add_predicted(outputs, length, rates[block], used, rows, factors, bags)
+        add_around(inputs, length, rates[block], around, used, turns)
+        losses[block], counts[block] = part_loss.sum(), part_count.sum()
+
+
+@njit(parallel=True, fastmath=FAST, cache=True)
+def bag_up(
+    inputs, outputs, ids, places, radii, first, length, num_drawn, weight, key, keep, alias, mean,
+    around, used, rows, factors, bags, turns, part_loss, part_count,
+):  # fmt: skip
+    """First sweep: each centre's bag, the factors of the words it is scored with, and its turn."""
+    for part in prange(PARTS):
+        total, examples = 0.0, 0
+        for at in range(part * length // PARTS, (part + 1) * length // PARTS):
+            place = first + at
+            centre = ids[place]
+            used[at] = 0
+            if centre < 0:
+                continue
+            count = look_around(ids, place, radii[place], around[at])
+            if count == 0:
+                continue
+            used[at] = count
+            examples += 1
+            bag, turn = bags[at], turns[at]
+            for d in range(len(bag)):
+                bag[d] = turn[d] = ZERO
+            scale = np.float32(1.0 / count) if mean else ONE
+            for n in range(count):
+                add(bag, scale, inputs[around[at, n]])
+            for n in range(1 + num_drawn):
+                word = centre
+                if n > 0:
+                    counter = np.uint64(places[place]) * np.uint64(num_drawn) + np.uint64(n - 1)
+                    word = drawn(key, counter, keep, alias)
+                    if word == centre:
+                        rows[at, n] = -1
+                        continue
+                row = outputs[word]
+                score = dot(bag, row)
+                small = math.exp(-abs(score))
+                rows[at, n] = word
+                if n == 0:
+                    factors[at, n] = ONE - sigmoid(score, small)
+                    total += max(-score, ZERO) + math.log1p(small)
+                else:
+                    factors[at, n] = -np.float32(weight) * sigmoid(score, small)
+                    total += weight * (max(score, ZERO) + math.log1p(small))
+                add(turn, factors[at, n] * scale, row)
+        part_loss[part], part_count[part] = total, examples
+
+
+@njit(parallel=True, fastmath=FAST, cache=True)
+def add_predicted(outputs, length, rate, used, rows, factors, bags):
+    """Second sweep: the centres and the drawn words."""
+    for part in prange(PARTS):
+        for at in range(length):
+            if used[at] > 0:
+                for n in range(rows.shape[1]):
+                    word = rows[at, n]
+                    if word >= 0 and word % PARTS == part:
+                        add(outputs[word], rate * factors[at, n], bags[at])
+
+
+@njit(parallel=True, fastmath=FAST, cache=True)
+def add_around(inputs, length, rate, around, used, turns):
+    """Third sweep: the words around."""
+    for part in prange(PARTS):
+        for at in range(length):
+            for n in range(used[at]):
+                if around[at, n] % PARTS == part:
+                    add(inputs[around[at, n]], rate, turns[at])
+
+
+def set_threads(count: int | None) -> None:
+    """Threads that share out a block, None for all cores; the results do not depend on it."""
+    numba.set_num_threads(CORES if count is None else max(1, min(count, CORES)))
