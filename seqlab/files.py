@@ -1,13 +1,19 @@
 """Files that are there whole or not at all, and what is in them."""
 
+import gzip
 import hashlib
 import json
 import os
 import uuid
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from seqlab.errors import InputError
+
+READ_ERRORS = (OSError, EOFError, zlib.error)  # the last two where a gzip file is damaged
 
 
 def sha256(path: Path) -> str:
@@ -22,15 +28,53 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
       OSError: it cannot be written; what was there before still is.
     """
+    with whole_file(path) as file:
+        file.write(text.encode("utf-8"))
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write bytes to, at `path` only when the `with` block has ended without an error.
+
+    Raises:
+      OSError: it cannot be written; what was there before still is.
+    """
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
-        with partial.open("x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with partial.open("xb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def open_bytes(path: Path) -> BinaryIO:
+    """A file to read bytes from, unpacked where its name ends in ".gz".
+
+    Raises:
+      OSError: it cannot be opened. Reading it raises one of `READ_ERRORS`.
+    """
+    return gzip.GzipFile(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    r"""(number, line) for every line of a file, from 1, cut behind every "\n" and nowhere else.
+
+    The file is read as a stream, and unpacked where its name ends in ".gz".
+
+    Raises:
+      InputError: a file that cannot be read, naming the line.
+    """
+    number = 0
+    try:
+        with open_bytes(path) as file:
+            for number, line in enumerate(file, start=1):
+                yield number, line
+    except READ_ERRORS as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot read {path} after line {number}: {reason}") from error
 
 
 def to_json(value: dict[str, Any]) -> str:
