@@ -19,6 +19,12 @@ from seqlab.plots.dynamics import (
     singular_limits,
     tanh_phase,
 )
+from seqlab.plots.embeddings import (
+    analogy_parallelograms,
+    embedding_training,
+    neighbour_overlaps,
+    word_maps,
+)
 from seqlab.plots.explosion import clip_angles, clipping, error_wall, phase_diagram
 from seqlab.plots.gates import (
     rung_curves,
@@ -52,11 +58,13 @@ __all__ = [
     "Point",
     "accuracies_beside",
     "accuracy_curves",
+    "analogy_parallelograms",
     "band",
     "beyond_trained_length",
     "clip_angles",
     "clipping",
     "confusions",
+    "embedding_training",
     "error_wall",
     "exponents_over_training",
     "gated_phase",
@@ -65,6 +73,7 @@ __all__ = [
     "linear_sensitivity",
     "lyapunov_spectra",
     "mean_field_curve",
+    "neighbour_overlaps",
     "new_figure",
     "path_curves",
     "phase_diagram",
@@ -89,4 +98,5 @@ __all__ = [
     "truncated_training",
     "truncation_bias",
     "truncation_schemes",
+    "word_maps",
 ]
