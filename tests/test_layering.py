@@ -35,7 +35,7 @@ ALLOWED = {
     "session": {"types", "train", "checkpoint", "recorder", "devices", "runlog"},
     "replay": {"checkpoint", "recorder", "runlog", "cli"},
     "writers": set(),
-    "embeddings": {"types", "losses"},
+    "embeddings": {"types", "losses", "data", "files"},
     "data": {"files"},
     "ngram": set(),
     "metrics": set(),

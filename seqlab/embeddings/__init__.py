@@ -1,0 +1,1 @@
+"""Word vectors: counted, trained, read, written and asked."""
