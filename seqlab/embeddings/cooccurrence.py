@@ -84,7 +84,7 @@ class Cooccurrences:
             and header are always checked.
 
         Raises:
-          InputError: a file that cannot be read, is another kind, too short or too long, or changed.
+          InputError: a file that cannot be read, is of another kind or length, or was changed.
         """
         path = Path(path)
         header = _read_header(path)
