@@ -42,7 +42,7 @@ class Config:
 
     vocab_sizes: tuple[int, ...] = (20_000, 50_000)
     """V, words, a size each"""
-    draws: tuple[int, ...] = (1_500_000, 6_000_000)
+    draws: tuple[int, ...] = (1_500_000, 3_000_000)
     """pairs drawn at each size; those drawn twice are one entry"""
     dims: tuple[int, ...] = (100, 50)
     """D at each size"""

@@ -88,7 +88,8 @@ class GloVe:
         the more often a word comes in a batch, the longer its step on one and the same gradient.
       block_entries: entries in memory, 16 bytes each. Up to so many are shuffled as one. More are
         read every epoch in blocks of pages of 4096 neighbouring records: the pages are shuffled
-        over the whole file, then the entries within the block.
+        over the whole file, then the entries within the block. ("numba" shuffles in steps, see
+        `glove_compiled`.)
       num_threads: of "numba"; None for one a core. The result does not depend on it.
       seed: of the first vectors, and with the number of the epoch of its order.
     """
@@ -181,7 +182,10 @@ class GloVe:
         starts = rng.permutation(-(-len(counts) // _PAGE)) * _PAGE
         pages = self.block_entries // _PAGE
         for first in range(0, len(starts), pages):
-            some = [counts.records[at : at + _PAGE] for at in starts[first : first + pages]]
+            # In the file's order, which the disk likes, and after which a block is sorted by i.
+            some = [
+                counts.records[at : at + _PAGE] for at in np.sort(starts[first : first + pages])
+            ]
             yield form.prepare(entries(np.concatenate(some), self))
 
 

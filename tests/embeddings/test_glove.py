@@ -125,8 +125,9 @@ def test_both_forms_are_one_algorithm(methods, monkeypatch):
     for epoch in range(3):
         rng = np.random.default_rng(epoch)
         seed = np.random.default_rng(epoch).integers(2**63, size=1)[0]
-        order = np.random.default_rng(seed).permutation(len(entries))  # of the only cell
-        cost, _ = compiled.walk(compiled.prepare(entries), rng)
+        block = compiled.prepare(entries)
+        order = compiled.order(block, 0, seed)  # of the only cell
+        cost, _ = compiled.walk(block, rng)
         other, _ = scanned.walk(entries, Recorded(order))
         assert cost == pytest.approx(other, rel=1e-5)
     one, two = compiled.state(3), scanned.state(3)
@@ -219,15 +220,33 @@ def test_cells_of_a_round_share_no_row(methods):
     form = Compiled(settings, counts, settings.init(1000))
     block = form.prepare(glove.entries(counts.records, settings))
     assert len(block.entries) == len(counts)
-    cells = np.split(block.entries, block.starts[1:-1])
+    cells = np.split(block.entries, block.cells[1:-1])
     assert len(cells) == PARTS**2
     for r in range(PARTS):
         for side in ("i", "j"):
             rows = [np.unique(cell[side]) for cell in cells[r * PARTS : (r + 1) * PARTS]]
             together = np.concatenate(rows)
             assert len(np.unique(together)) == len(together)
-    sizes = np.diff(block.starts).reshape(PARTS, PARTS)
+    sizes = np.diff(block.cells).reshape(PARTS, PARTS)
     assert sizes.sum(axis=0).max() < 1.2 * sizes.sum(axis=0).mean()
+
+
+def test_the_order_is_random_by_word_and_within_it(methods):
+    """Every entry once; a word's entries together; words and entries in each place alike often."""
+    from seqlab.embeddings.glove_compiled import Compiled
+
+    counts = Cooccurrences.of(np.ones((4, 3)) @ np.ones((3, 4)))
+    settings = GloVe(dim=2)
+    form = Compiled(settings, counts, settings.init(4))
+    block = form.prepare(glove.entries(counts.records, settings))
+    orders = np.array([form.order(block, 0, seed) for seed in range(4000)])
+    np.testing.assert_array_equal(np.sort(orders), np.tile(np.arange(16), (4000, 1)))
+    words = block.entries["i"][orders].reshape(-1, 4, 4)
+    assert np.all(words == words[:, :, :1])
+    for places in (words[:, :, 0], block.entries["j"][orders].reshape(-1, 4)):
+        share = [np.bincount(column, minlength=4) / len(places) for column in places.T]
+        # Five standard errors of a quarter.
+        np.testing.assert_allclose(share, 0.25, atol=5 * np.sqrt(0.25 * 0.75 / 4000))
 
 
 @pytest.mark.slow
@@ -334,6 +353,8 @@ def test_vectors_of_every_side():
 
 def test_the_authors_accumulators_are_had_by_another_rate(methods):
     """Squares of rate * g from 1, or squares of g from 1 / rate^2 with a rate of 1."""
+    from seqlab.embeddings.glove_compiled import Compiled
+
     counts = random_counts(20, 100)
     rate = 0.05
     settings = GloVe(dim=4, learning_rate=1.0, accumulators=rate**-2, method="numba")
@@ -342,7 +363,8 @@ def test_the_authors_accumulators_are_had_by_another_rate(methods):
     gw, gc = np.ones_like(w), np.ones_like(c)
     seed = np.random.default_rng([0, 0]).integers(2**63, size=1)[0]
     entries = glove.entries(counts.records, settings)
-    for at in np.random.default_rng(seed).permutation(len(entries)):
+    form = Compiled(settings, counts, settings.init(20))
+    for at in form.order(form.prepare(entries), 0, seed):
         i, j, log, weight = entries[at].tolist()
         step = rate * weight * (w[i, :-1] @ c[j, :-1] + w[i, -1] + c[j, -1] - log)
         by_w, by_c = step * np.append(c[j, :-1], 1), step * np.append(w[i, :-1], 1)
