@@ -35,7 +35,7 @@ ALLOWED = {
     "session": {"types", "train", "checkpoint", "recorder", "devices", "runlog"},
     "replay": {"checkpoint", "recorder", "runlog", "cli"},
     "writers": set(),
-    "embeddings": {"types", "losses", "data", "files"},
+    "embeddings": {"types", "losses", "data", "files", "devices"},
     "data": {"files"},
     "ngram": set(),
     "metrics": set(),
