@@ -79,6 +79,8 @@ class Task(NamedTuple):
       every_step, is_value: whether each step is answered; whether the answer is a number.
       is_strict: whether classes count as in 1997, each output within 0.3.
       varies: whether lengths differ within a batch.
+      memory: length -> T_max of cells with "-chrono"; their memories are drawn from 1 to it, so
+        that where all of it has to be carried to the end, it is well beyond the length.
     """
 
     make: Callable[..., synthetic.Task]
@@ -94,6 +96,7 @@ class Task(NamedTuple):
     is_value: bool = False
     is_strict: bool = False
     varies: bool = False
+    memory: Callable[[int], int] = lambda length: length
 
 
 def order(version: str, input_size: int, lengths: tuple[int, ...], **more: Any) -> Task:
@@ -152,6 +155,7 @@ TASKS = {
         lambda length: 0.12 * synthetic.copy_memory_baseline(length),
         "a tenth of the loss without memory",
         every_step=True,
+        memory=lambda length: 3 * (length + 20) // 2,
     ),
     "temporal-order": order("pascanu", 6, (50, 100, 200)),
     "temporal-order-3bit": order("pascanu_3bit", 6, (50, 100, 200)),
@@ -326,7 +330,13 @@ def kinds(config: Any, length: int) -> list[Kind]:
     """What is compared."""
     if config.study == "cells":
         return [
-            Kind(name, "", make_cell(name, config.hidden_size, length), config.clip_norm, 0.0)
+            Kind(
+                name,
+                "",
+                make_cell(name, config.hidden_size, TASKS[config.task].memory(length)),
+                config.clip_norm,
+                0.0,
+            )  # fmt: skip
             for name in config.cells
         ]
     return [

@@ -27,9 +27,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
-from seqlab.embeddings.cooccurrence import Cooccurrences, count_cooccurrences
-from seqlab.embeddings.glove import GloVe, which_path
-from seqlab.embeddings.glove import State as GloVeState
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
@@ -39,9 +36,12 @@ from seqlab.cli import main
 from seqlab.data import sources
 from seqlab.data.checks import check_at_least, check_known, check_positive
 from seqlab.embeddings import word2vec
+from seqlab.embeddings.cooccurrence import Cooccurrences, count_cooccurrences
 from seqlab.embeddings.corpus import DATASETS, Corpus, encode, sentences
 from seqlab.embeddings.evaluation import AnalogyScores
 from seqlab.embeddings.files import load_word2vec, save_word2vec
+from seqlab.embeddings.glove import GloVe, which_path
+from seqlab.embeddings.glove import State as GloVeState
 from seqlab.embeddings.nearest import neighbour_overlap
 from seqlab.embeddings.vectors import Vectors
 from seqlab.embeddings.word2vec import Training, Word2Vec
@@ -348,7 +348,11 @@ def train(trainer, job, corpus, sets, config, memory, checkpoints, log) -> Vecto
             bar.set_postfix_str(f"{rate:,.0f} words/s, loss {mean:.4f}")
             if stretch.epoch is not None:
                 vectors = Vectors(corpus.words, trainer.vectors(), corpus.counts)
-                scores = evaluate(vectors, sets, config)
+                scores = {
+                    name: score
+                    for name, score in evaluate(vectors, sets, config).items()
+                    if score is not None
+                }
                 log.write(step=memory["step"], training=job.name, epoch=stretch.epoch, loss=mean,
                           examples=memory["examples"], **scores)  # fmt: skip
                 memory |= {"loss": 0.0, "examples": 0, "last_loss": mean}
@@ -593,7 +597,7 @@ def plot(directory: Path) -> None:
         scores = {
             title: series(lines, names[0], field)
             for title, field in zip(titles, fields, strict=True)
-            if lines[0][field] is not None
+            if field in lines[0]
         }
         label = "mean cost of an entry" if method == "glove" else "nats per example"
         figure = plots.embedding_training(losses, scores, loss_label=label)
@@ -613,7 +617,7 @@ def plot(directory: Path) -> None:
 
 def series(lines, name, field):
     """Epochs and values of one training."""
-    chosen = [row for row in lines if row["training"] == name and row[field] is not None]
+    chosen = [row for row in lines if row["training"] == name and field in row]
     return [row["epoch"] for row in chosen], [row[field] for row in chosen]
 
 

@@ -409,7 +409,8 @@ def test_auto_takes_what_is_there(monkeypatch):
     ("field", "value"),
     [
         ("vector_size", 0), ("x_max", 0.0), ("alpha", -1.0), ("alpha", np.nan),
-        ("learning_rate", np.inf), ("accumulators", 0.0), ("path", "cuda"), ("batch_size", 0), ("block_entries", 1),
+        ("learning_rate", np.inf), ("accumulators", 0.0), ("path", "cuda"), ("batch_size", 0),
+        ("block_entries", 1),
         ("num_threads", 0), ("seed", -1),
     ],
 )  # fmt: skip
