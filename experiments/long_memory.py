@@ -336,7 +336,7 @@ def kinds(config: Any, length: int) -> list[Kind]:
                 make_cell(name, config.hidden_size, TASKS[config.task].memory(length)),
                 config.clip_norm,
                 0.0,
-            )  # fmt: skip
+            )
             for name in config.cells
         ]
     return [
@@ -706,7 +706,7 @@ def plot(directory: Path) -> None:
                     ylabel=r"$\Omega$, mean over steps",
                 ),
                 figures / "omega.png",
-            )  # fmt: skip
+            )
 
 
 def chance_of(task: str) -> float:
