@@ -161,6 +161,9 @@ def test_rows_are_read_as_other_tools_write_them(tmp_path):
         (tmp_path / "v").write_bytes(content)
         found = load_word2vec(tmp_path / "v", form.startswith("binary"))
         assert_same(found, expected)
+        if not form.startswith("binary"):
+            (tmp_path / "v").write_bytes(content.partition(b"\n")[2])
+            assert_same(load_glove(tmp_path / "v"), expected)
 
 
 def test_words_with_blanks_are_read_where_the_dimension_is_given(tmp_path):

@@ -3,7 +3,7 @@ import itertools
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from seqlab.data.vocabulary import PAD, SPECIALS, UNK, Characters, Words
@@ -142,6 +142,9 @@ def test_no_more_neighbours_than_there_are(vectors):
 
 def test_of_equals_the_first_comes_first():
     vectors = Vectors("abcd", np.array([[1, 0], [0, 1], [2, 0], [3, 0]], np.float32))
+    found = vectors.neighbours(np.array([[3, 4]]), 4)  # whole numbers are numbers too
+    np.testing.assert_allclose(found.scores, [[0.8, 0.6, 0.6, 0.6]], rtol=1e-6)
+    np.testing.assert_array_equal(found.indices, [[1, 0, 2, 3]])
     assert vectors.most_similar(np.array([1, 0])) == [("a", 1), ("c", 1), ("d", 1), ("b", 0)]
 
 
@@ -276,7 +279,7 @@ def test_overlap_is_counted_per_pair_and_word():
     # Of word 0 the neighbours are 1 and 2, then 1 and 3, then 3 and 4.
     rows = np.eye(5, 6, dtype=np.float32)
     many = np.stack([rows, rows, rows])
-    for seed, near in enumerate(((1, 2), (1, 3), (3, 4))):
+    for seed, near in enumerate([(1, 2), (1, 3), (3, 4)]):
         many[seed, 0] = sum(rows[i] for i in near)
     np.testing.assert_allclose(neighbour_overlap(many, 2, words=[0]), [[0.5], [0], [0.5]])
     np.testing.assert_array_equal(
@@ -330,15 +333,11 @@ def test_vectors_of_special_tokens_are_used_but_for_padding():
     np.testing.assert_array_equal(vectors.matrix(["<pad>"]).matrix, [[0, 1, 0]])
 
 
-@settings(max_examples=40)
-@given(st.data())
-def test_answers_hold_no_nan_whatever_the_vectors(data):
-    numbers = st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-45, 3e38, -3e38, 0.3])
-    array = np.array(data.draw(st.lists(st.lists(numbers, min_size=2, max_size=2), min_size=3)))
-    words = [str(i) for i in range(len(array))]
-    vectors = Vectors(words, array.astype(np.float32))
-    for found in (vectors.most_similar("0", "1"), vectors.most_similar_cosmul("0", "1")):
-        assert len(found) == min(10, len(words) - 2)
+@given(st.lists(st.sampled_from([0, -1, 1, 0.3, 1e-45, 3e38, -3e38]), min_size=8, max_size=8))
+def test_answers_hold_no_nan_whatever_the_vectors(numbers):
+    vectors = Vectors("abcd", np.array(numbers, np.float32).reshape(4, 2))
+    for found in (vectors.most_similar("a", "b"), vectors.most_similar_cosmul("a", "b")):
+        assert sorted(word for word, _ in found) == ["c", "d"]
         assert all(np.isfinite(score) for _, score in found)
-    assert np.isfinite(vectors.similarity("0", "2"))
-    assert np.isfinite(vectors.distances("1")).all()
+    assert np.isfinite(vectors.similarity("a", "c"))
+    assert np.isfinite(vectors.distances("b")).all()

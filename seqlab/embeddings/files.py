@@ -31,6 +31,8 @@ LONGEST_WORD = 1 << 16  # bytes; without a blank after so many, a binary file is
 HEADER = re.compile(rb"\s*(\d{1,15})[ \t]+(\d{1,7})\s*")
 NUMERALS = frozenset(b"0123456789+-.eEinfatyINFATY \t\r")
 
+Errors = Literal["strict", "replace", "surrogateescape"]
+
 
 class Row(NamedTuple):
     """One word of a file and its vector, not yet checked."""
@@ -38,9 +40,6 @@ class Row(NamedTuple):
     number: int  # of the line; of the row, from 1, in a binary file
     word: bytes
     vector: np.ndarray  # float32 [D]
-
-
-Errors = Literal["strict", "replace", "surrogateescape"]
 
 
 def save_word2vec(path: Path | str, vectors: Vectors, *, binary: bool = False) -> None:
@@ -125,7 +124,7 @@ def load_glove(
     first = next(numbered_lines(path), None)
     if first is None:
         raise InputError(f"{path} is empty: expected lines of a word and its vector")
-    size = dimension or first[1].rstrip(b" \r").count(b" ")
+    size = dimension or first[1].rstrip(b" \r\n").count(b" ")
     if size < 1:
         raise InputError(f"{path}:1: expected a word and its vector with blanks between them")
     lines = islice(numbered_lines(path), limit)

@@ -29,8 +29,9 @@ class Neighbours(NamedTuple):
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    """Vectors [..., D] at unit length, in their own dtype; zeros stay zeros."""
+    """Vectors [..., D] at unit length, in their own dtype if it is real; zeros stay zeros."""
     vectors = np.asarray(vectors)
+    vectors = vectors.astype(np.result_type(vectors.dtype, np.float32), copy=False)
     flat = vectors.reshape(-1, vectors.shape[-1])
     units = np.empty_like(flat)
     for start in range(0, len(flat), UNIT_ROWS):

@@ -140,7 +140,7 @@ class Vectors:
         Returns:
           Neighbours(indices [N, K], scores [N, K]), greatest cosine first.
         """
-        queries = np.asarray(queries)
+        queries = np.asarray(queries, self.vectors.dtype)
         if queries.ndim != 2 or queries.shape[1] != self.vector_size:
             raise ValueError(f"queries must be [N, {self.vector_size}], got {list(queries.shape)}")
         if not np.isfinite(queries).all():
