@@ -702,7 +702,9 @@ def plot(directory: Path) -> None:
             }  # fmt: skip
             plots.save(
                 plots.learning_curves(
-                    panels, {}, title=f"T = {longest}: does each step keep the error's length?",
+                    panels,
+                    {},
+                    title=f"T = {longest}: does each step keep the error's length?",
                     ylabel=r"$\Omega$, mean over steps",
                 ),
                 figures / "omega.png",
