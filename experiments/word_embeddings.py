@@ -61,6 +61,7 @@ SMALL = 10**6  # words; a text below it is read more often
 SHOWN = 8  # words whose neighbours are listed
 NUM_MAPPED = 400  # words of the map
 TOPN = 10
+FEWEST = 10  # pairs that a rank correlation is told of
 
 # Words to look at, by what they have in common: films and opinions, then what manuals speak of.
 GROUPS = {
@@ -483,7 +484,8 @@ def evaluate(vectors: Vectors, sets: dict[str, Path], config: Config, in_full: b
     figures["analogy_coverage"] = finite(found and found.coverage)
     for name in PAIRS:
         pairs = vectors.evaluate_word_pairs(sets[name]) if name in sets else None
-        figures[f"{name}_spearman"] = finite(pairs and pairs.spearman)
+        told = pairs is not None and pairs.num_used >= FEWEST
+        figures[f"{name}_spearman"] = finite(pairs.spearman) if told else None
         if in_full:
             figures[f"{name}_pairs"] = pairs and pairs.num_used
     if in_full and found is not None:

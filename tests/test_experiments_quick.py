@@ -58,6 +58,11 @@ FIGURES = {
     "experiments.clipping": {"angle.png", "training.png", "error_wall.png"},
     "experiments.truncation_bias": {"bias.png", "schemes.png", "training.png"},
     "experiments.end_of_story": {"linear.png", "over_time.png", "nets.png"},
+    "experiments.word_embeddings": {
+        "analogies_skipgram-0.png",
+        "map_skipgram-0.png",
+        "training_skipgram.png",
+    },
     "experiments.benchmarks.recurrence": {"recurrence.png"},
 }
 
