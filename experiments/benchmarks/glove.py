@@ -3,8 +3,8 @@
     python -m experiments.benchmarks.glove
 
 The reference is the loop that the authors' program runs, compiled by numba: two threads, each with
-half of the entries, AdaGrad entry by entry in tables that both write without locks. Beside it
-the two forms of `seqlab.embeddings.glove`, "numba" and "jax", from the same first vectors over the same
+half of the entries, AdaGrad entry by entry in tables that both write without locks. Beside it the
+two forms of `seqlab.embeddings.glove`, "numba" and "jax", from the same first vectors over the same
 entries: drawn by frequencies like those of words, with a logarithm of low rank. A timed call is one
 epoch, shuffled where the form shuffles; the reference's order was shuffled once. Variants take
 turns, and the ratio is the median of the rounds' own, with its quartiles. Processor time is of all
