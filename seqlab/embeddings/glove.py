@@ -16,6 +16,8 @@ steps of the biases.
 Two forms walk the entries. "numba" (extra `fast`) is a compiled loop, entry by entry, on the cores
 of a processor. "jax" takes batches, whose entries all see the tables as they were before it and
 whose steps are added up; of batches of one entry it is the same algorithm. It runs on one device.
+On a processor its scatters make it several times slower; on a GPU their order, and with it the last
+bits, may differ from run to run unless XLA is told --xla_gpu_deterministic_ops.
 
 References: Pennington et al., 2014, section 3; Duchi et al., 2011 (AdaGrad).
 """
