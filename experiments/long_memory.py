@@ -15,7 +15,9 @@ long as the task.
 net (50 units, batch 20, learning rate 0.01), each without help, with clipping, and with clipping
 and the Omega regulariser. `--shortest 50 --lengths 200` trains on lengths from 50 to 200.
 
-At the scale of the paper, hours on a CPU, in runs that each save when they are done:
+`--full` goes to T = 400 with up to 50,000 updates: some three hours on two cores for the adding
+problem, nearly all of them for nets that do not learn it (estimated from the default's cost). At
+the scale of Pascanu et al., days on a CPU, in runs that each save when they are done:
 
     python -m experiments.sweep long_memory --grid lengths=50,100,150,200,250 -- \
         --study remedies --max-updates 5000000 --num-test 10000
