@@ -11,9 +11,10 @@ the same command with the same `--out` goes on to the same numbers.
 
 Measured on digits by default, 30 epochs, median of six nets: LSTM 96.5 %, chrono LSTM 96.8 %, GRU
 97.9 %, tanh RNN 93.6 %, ReLU RNN 91.9 % of test images (5 minutes on two cores). Without gates the
-rate has to be lower: at that of the others the tanh RNN had 62 %. An update of 100 MNIST images at 128 units took 0.70 s for the
-LSTM, 0.46 s for the GRU and 0.06 s for the tanh RNN. The 2,750 updates of 5 epochs are so some 35,
-22 and 3 minutes (estimated; the accuracies after each epoch come on top).
+rate has to be lower: at that of the others the tanh RNN had 62 %. An update of 100 MNIST images at
+128 units took 0.70 s for the LSTM, 0.46 s for the GRU and 0.06 s for the tanh RNN. The 2,750
+updates of 5 epochs are so some 35, 22 and 3 minutes (estimated; the accuracies after each epoch
+come on top).
 
 `--full` is MNIST, 5 epochs, all five cells: some hundred minutes by those figures.
 
