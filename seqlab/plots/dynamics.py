@@ -213,7 +213,6 @@ def gated_phase(phase: Rows) -> Figure:
         if std == 0:
             axes.plot(row["rest_gains"], row["rest_biases"], "--", color="black", linewidth=1.6,
                       label="rest unstable, exact")  # fmt: skip
-            legend(axes, loc="upper right", handlelength=2.4)
         axes.set(
             title=f"{row['cell']}, " + ("autonomous" if std == 0 else f"input std {std:g}"),
             xlabel="recurrent gain g", ylabel=names.get(row["cell"], "bias"),
@@ -221,6 +220,7 @@ def gated_phase(phase: Rows) -> Figure:
         )  # fmt: skip
     if image is not None:
         figure.colorbar(image, ax=list(panels), label="largest exponent, nats per step")
+    shared_legend(figure, panels, below=True)
     figure.suptitle("untrained gated nets: median over nets; solid line: zero")
     return figure
 
