@@ -331,7 +331,7 @@ def directions(config: Config, train: Training, log: RunLog) -> list[dict]:
     grads = train.gradient(train.first.params, train.draw(train.streams()))
     key = jax.random.key(config.seed + 1)
     noise = {"all": jax.random.normal(key, (config.num_seeds, 100_000))}
-    ratios = np.geomspace(0.01, 30.0, 15)
+    ratios = np.geomspace(0.001, 30.0, 19)
 
     def sweep(grads, params, kind):
         flat = jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(grads)])
@@ -424,7 +424,9 @@ def error_wall(config: Config, log: RunLog) -> tuple[dict, list[dict]]:
             f"share_below_{FALLEN:g}": float(np.mean(values[1:, -1] < FALLEN)),
         }
     return summary, [
-        check(f"saddle-node point at w = {DOYA_W:g}, published", found, expected, 1e-6)
+        check(
+            f"saddle node at w = {DOYA_W:g}, b = {expected:.6f}, published", found, expected, 1e-6
+        )
         for found, expected in zip(points, DOYA_B, strict=True)
     ]
 

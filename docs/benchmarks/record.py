@@ -37,6 +37,23 @@ which is why `lyapunov_exponents` chooses and checks.
 One LSTM, each variant in a process of its own: XLA's temporary memory, and the peak of resident
 memory above what was there before the first step.
 """,
+    "ensemble": """## 64 nets side by side
+
+Adding problem, Adam, clipping, T = 50, 8 sequences a net, by `ensemble.train_nets`; everything as a
+multiple of 64 times one net. `x_one`: an update, of one net trained as a run trains it;
+`x_one_scanned`: of one net in `train_nets`, without a host round trip a step; `x_first`: the first
+updates with tracing and compiling; `x_run`: a run of 1000 updates, which is both. A single update
+of a net of 64 units fills two cores by itself, so there is less to gain there.
+""",
+    "word2vec": """## word2vec beside gensim
+
+Skip-gram with 5 negatives, 100 dimensions, window 5, one epoch of the first words of the text;
+`x_gensim` is the median over rounds.
+""",
+    "glove": """## GloVe beside a compiled loop
+
+Entries a second of AdaGrad epochs; the reference is a two-thread loop without locks.
+""",
     "startup": """## Start
 
 Whole processes, from start to end.
