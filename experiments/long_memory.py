@@ -55,6 +55,7 @@ from seqlab.runlog import RunLog, read_run
 from seqlab.train import fresh_state, make_train_step
 
 CELLS = ("rnn", "irnn", "lstm", "lstm-chrono", "gru", "gru-chrono")
+UNGATED = ("rnn", "irnn")
 METHODS = ("sgd", "sgd + clip", "sgd + clip + Omega")
 INITS = {  # activation, std of W_x and of the head, std of W_h; Pascanu et al., 2013, section 4.1
     "sigmoid": ("sigmoid", 0.01, 0.01),
@@ -196,6 +197,9 @@ class Config:
     """sequences an update; None: 32, 16 for copy-memory, 20 for remedies"""
     learning_rate: float | None = None
     """of Adam, None: 0.005, 0.01 for copy-memory; of SGD for remedies, None: 0.01"""
+    ungated_learning_rate: float | None = None
+    """the same for rnn and irnn; None: 0.001 for copy-memory, whose rate throws them about, else
+    that of the others"""
     clip_norm: float | None = None
     """largest global gradient norm let through, where there is clipping; None: 1, 0.1 for
     copy-memory, whose loss is a mean over steps of which few count"""
@@ -228,7 +232,7 @@ class Config:
                       "num_seeds"):  # fmt: skip
             check_at_least(getattr(chosen, field), 1, field)
         check_at_least(self.seed, 0, "seed")
-        for field in ("learning_rate", "clip_norm", "omega_weight"):
+        for field in ("learning_rate", "ungated_learning_rate", "clip_norm", "omega_weight"):
             check_positive(getattr(chosen, field), field)
         for length in chosen.lengths:
             task.make(np.random.default_rng(0), 1, length)
@@ -266,12 +270,14 @@ def filled(config: Config) -> Any:
         "task": name,
         "cells": ("rnn", "lstm", "lstm-chrono", "gru-chrono") if task.every_step else CELLS,
         "lengths": (30, 50) if is_remedies else task.lengths,
-        "max_updates": 15_000 if is_remedies else 12_000 if task.every_step else 2000,
+        "max_updates": 15_000 if is_remedies else 5000 if task.every_step else 2000,
         "hidden_size": 50 if is_remedies else 128 if task.every_step else 64,
         "batch_size": 20 if is_remedies else 16 if task.every_step else 32,
         "learning_rate": 0.01 if is_remedies or task.every_step else 5e-3,
         "clip_norm": 0.1 if task.every_step else 1.0,
     }
+    others = config.learning_rate or chosen["learning_rate"]
+    chosen["ungated_learning_rate"] = 1e-3 if task.every_step else others
     given = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     return SimpleNamespace(
         **{field: chosen.get(field) if value is None else value for field, value in given.items()}
@@ -286,6 +292,7 @@ class Kind(NamedTuple):
       init: of a vanilla net under study of remedies, else "".
       cell: it.
       clip_norm, omega_weight: None and 0 where there is none.
+      learning_rate: its own.
     """
 
     name: str
@@ -293,6 +300,7 @@ class Kind(NamedTuple):
     cell: Any
     clip_norm: float | None
     omega_weight: float
+    learning_rate: float
 
 
 def run(config: Config, log: RunLog) -> None:
@@ -336,6 +344,7 @@ def kinds(config: Any, length: int) -> list[Kind]:
                 make_cell(name, config.hidden_size, TASKS[config.task].memory(length)),
                 config.clip_norm,
                 0.0,
+                config.ungated_learning_rate if name in UNGATED else config.learning_rate,
             )
             for name in config.cells
         ]
@@ -346,6 +355,7 @@ def kinds(config: Any, length: int) -> list[Kind]:
             PreactivationRNN(config.hidden_size, INITS[init][0]),
             config.clip_norm if "clip" in method else None,
             config.omega_weight if "Omega" in method else 0.0,
+            config.learning_rate,
         )
         for init in config.inits
         for method in METHODS
@@ -362,7 +372,7 @@ def train(kind: Kind, task: Task, length: int, config: Any, log: RunLog) -> dict
     """Trains `num_seeds` nets until all have met the criterion; what became of them."""
     model = build(kind, task)
     is_sgd = config.study == "remedies"
-    optimizer = (optax.sgd if is_sgd else optax.adam)(config.learning_rate)
+    optimizer = (optax.sgd if is_sgd else optax.adam)(kind.learning_rate)
     has_mask = task.varies or config.shortest is not None
 
     def loss_fn(params, batch, key):
