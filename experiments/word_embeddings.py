@@ -56,6 +56,7 @@ PAIRS = {
     "men": "EN-MEN-TR-3k.txt",
 }
 ANALOGIES = "questions-words.txt"
+SCORES = ("analogy_accuracy", "analogy_coverage", *(f"{name}_spearman" for name in PAIRS))
 EPOCHS = {"skipgram": 5, "cbow": 5, "glove": 25}
 SMALL = 10**6  # words; a text below it is read more often
 SHOWN = 8  # words whose neighbours are listed
@@ -321,8 +322,7 @@ def train_all(config, jobs, corpus, sets, log):
             trained[job.name] = vectors
             memory["rows"].append({
                 "method": job.method, "seed": job.seed, "num_epochs": job.num_epochs,
-                "path": trainer.path, "loss_per_example": memory["last_loss"],
-                **evaluate(vectors, sets, config, in_full=True),
+                "path": trainer.path, **memory["last"],
                 "words_per_s": memory["words"] / max(memory["seconds"], 1e-9),
             })  # fmt: skip
             memory |= {"number": number + 1, **FRESH}
@@ -330,7 +330,7 @@ def train_all(config, jobs, corpus, sets, log):
     return trained, memory["rows"]
 
 
-FRESH = {"tokens": 0, "loss": 0.0, "examples": 0, "words": 0.0, "seconds": 0.0, "last_loss": None}
+FRESH = {"tokens": 0, "loss": 0.0, "examples": 0, "words": 0.0, "seconds": 0.0, "last": None}
 
 
 def train(trainer, job, corpus, sets, config, memory, checkpoints, log) -> Vectors:
@@ -349,14 +349,11 @@ def train(trainer, job, corpus, sets, config, memory, checkpoints, log) -> Vecto
             bar.set_postfix_str(f"{rate:,.0f} words/s, loss {mean:.4f}")
             if stretch.epoch is not None:
                 vectors = Vectors(corpus.words, trainer.vectors(), corpus.counts)
-                scores = {
-                    name: score
-                    for name, score in evaluate(vectors, sets, config).items()
-                    if score is not None
-                }
+                found = evaluate(vectors, sets, config)
+                scores = {name: found[name] for name in SCORES if found[name] is not None}
                 log.write(step=memory["step"], training=job.name, epoch=stretch.epoch, loss=mean,
                           examples=memory["examples"], **scores)  # fmt: skip
-                memory |= {"loss": 0.0, "examples": 0, "last_loss": mean}
+                memory |= {"loss": 0.0, "examples": 0, "last": {"loss_per_example": mean, **found}}
             if stretch.epoch is not None or log.stop is not None:
                 record = {"mark": log.mark(), "memory": memory}
                 checkpoints.save(memory["step"], trainer.state(), record)
@@ -474,7 +471,7 @@ class GloVeTrainer:
 TRAINERS = {"skipgram": Word2VecTrainer, "cbow": Word2VecTrainer, "glove": GloVeTrainer}
 
 
-def evaluate(vectors: Vectors, sets: dict[str, Path], config: Config, in_full: bool = False):
+def evaluate(vectors: Vectors, sets: dict[str, Path], config: Config) -> dict[str, Any]:
     """Scores on the sets at hand; None for those that are not, and where nothing can be told."""
     figures: dict[str, Any] = {}
     found: AnalogyScores | None = None
@@ -486,9 +483,8 @@ def evaluate(vectors: Vectors, sets: dict[str, Path], config: Config, in_full: b
         pairs = vectors.evaluate_word_pairs(sets[name]) if name in sets else None
         told = pairs is not None and pairs.num_used >= FEWEST
         figures[f"{name}_spearman"] = finite(pairs.spearman) if told else None
-        if in_full:
-            figures[f"{name}_pairs"] = pairs and pairs.num_used
-    if in_full and found is not None:
+        figures[f"{name}_pairs"] = pairs and pairs.num_used
+    if found is not None:
         figures["analogy_semantic_accuracy"] = finite(found.semantic.accuracy)
         figures["analogy_syntactic_accuracy"] = finite(found.syntactic.accuracy)
     return figures
@@ -562,9 +558,7 @@ def stability(many: np.ndarray, method: str, log: RunLog) -> dict[str, float]:
 
 def shown(row: dict[str, Any]) -> dict[str, Any]:
     """Columns of the printed table."""
-    names = ("num_epochs", "loss_per_example", "analogy_accuracy", "analogy_coverage",
-             "ws353_spearman", "simlex999_spearman", "rg65_spearman", "men_spearman",
-             "words_per_s")  # fmt: skip
+    names = ("num_epochs", "loss_per_example", *SCORES, "words_per_s")
     return {name: row[name] for name in names}
 
 

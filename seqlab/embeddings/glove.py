@@ -26,7 +26,7 @@ import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -191,7 +191,7 @@ class GloVe:
             yield form.prepare(entries(np.concatenate(some), self))
 
 
-def which_path(path: str) -> str:
+def which_path(path: str) -> Literal["numba", "jax"]:
     """The form that `path` means here, "numba" or "jax".
 
     Raises:
@@ -200,9 +200,9 @@ def which_path(path: str) -> str:
     is_installed = importlib.util.find_spec("numba") is not None
     if path == "numba" and not is_installed:
         raise InputError("path numba needs numba: pip install 'seqlab[fast]'")
-    if path == "auto":
-        return "numba" if is_installed and jax.default_backend() == "cpu" else "jax"
-    return path
+    if path == "auto" and is_installed and jax.default_backend() == "cpu":
+        return "numba"
+    return "numba" if path == "numba" else "jax"
 
 
 def entries(records: np.ndarray, settings: GloVe) -> np.ndarray:

@@ -40,6 +40,7 @@ import numpy as np
 from seqlab.data.checks import check_at_least, check_known, check_positive
 from seqlab.embeddings import draws, tiles
 from seqlab.embeddings.corpus import Corpus
+from seqlab.embeddings.glove import PATHS, which_path
 from seqlab.embeddings.huffman import huffman_paths
 from seqlab.errors import InputError
 
@@ -258,19 +259,12 @@ def choose_path(config: Word2Vec, path: str = "auto") -> Literal["numba", "jax"]
     Raises:
       InputError: numba is asked for, and not there or of no use for this objective.
     """
-    check_known(path, ("auto", "numba", "jax"), "path")
-    can = config.objective == "negative"
-    if path == "numba" and not can:
+    check_known(path, PATHS, "path")
+    if config.objective == "negative":
+        return which_path(path)
+    if path == "numba":
         raise InputError(f"path numba knows negative sampling alone, not {config.objective}")
-    if path == "jax" or not can or (path == "auto" and jax.default_backend() != "cpu"):
-        return "jax"
-    try:
-        import numba  # noqa: F401
-    except ImportError as error:
-        if path == "numba":
-            raise InputError('numba is not installed: pip install "seqlab[fast]"') from error
-        return "jax"
-    return "numba"
+    return "jax"
 
 
 class _Compiled:
