@@ -711,7 +711,8 @@ def plot(directory: Path) -> None:
                 plots.learning_curves(
                     panels,
                     {},
-                    title=f"T = {longest}: does each step keep the error's length? mean, band 95 % bootstrap",
+                    title=f"T = {longest}: does each step keep the error's length? "
+                    "mean, band 95 % bootstrap",
                     ylabel=r"$\Omega$, mean over steps",
                 ),
                 figures / "omega.png",

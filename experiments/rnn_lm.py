@@ -1,38 +1,62 @@
 """A recurrent language model: trained on one long text, scored by the perplexity of unseen text.
 
     python -m experiments.rnn_lm
-    python -m experiments.rnn_lm --dataset ptb --level word --num-layers 2 --hidden-size 200
+    python -m experiments.rnn_lm --preset zaremba_small        # Penn Treebank, about an hour
     python -m experiments.rnn_lm --corpus my.txt --cell gru --out runs/mine
+    python -m experiments.rnn_lm --write-from runs/mine --prime "The " --temperature 0.8
 
 The text is read as parallel streams, and the carry goes from batch to batch; gradients reach back
 `seq_len` steps. Killed or stopped, the same command with the same `--out` goes on to the same
-numbers. Figure: loss and norms of gradient, parameters and update over training.
+numbers. In the end the best model of all epochs is scored: every token of the validation and the
+test text, ends of sentences too, in one walk that keeps its carry throughout; the scores of the
+tokens are files of the run, `valid_scores.npz` and `test_scores.npz`, as those of
+`experiments.ngram_lm` are. Figures: loss and norms over training; perplexity over epochs.
+
+Presets: zaremba_small, zaremba_medium and zaremba_large are those of Zaremba et al. (2014), awd
+that of Merity et al. (2018) with windows of constant length and without fine-tuning, char_small the
+size at which char-rnn starts. Learning rates and clipping are of the mean loss a token: the papers'
+1 and 5, of the loss summed over 20 steps, are 20 and 0.25 here.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from seqlab import plots
+from seqlab import averaging, plots
 from seqlab.cells.lookup import lookup
-from seqlab.cli import main
+from seqlab.checkpoint import Checkpoints
+from seqlab.cli import config_of, main
 from seqlab.data.batching import Feed, Streams
 from seqlab.data.checks import check_at_least, check_positive
 from seqlab.data.text import text_digest, text_parts
-from seqlab.data.vocabulary import Characters, Words, vocabulary_from_json
+from seqlab.data.vocabulary import (
+    EOS,
+    PAD,
+    SOS,
+    UNK,
+    BytePairs,
+    Characters,
+    Words,
+    vocabulary_from_json,
+)
 from seqlab.devices import Devices, local
 from seqlab.errors import InputError
 from seqlab.losses import cross_entropy
+from seqlab.models import language
 from seqlab.models.functional import functional
-from seqlab.models.recurrent import ManyToMany
-from seqlab.runlog import RunLog, read_run
+from seqlab.runlog import CHECKPOINTS, RunLog, read_run
+from seqlab.scoring import TokenScores, summary
 from seqlab.session import Session
 from seqlab.train import init_state, learning_rate_schedule, make_train_step
+
+SCORE_STEPS = 256  # steps of a window in the walk over the text that is scored
+DROPS = ("words", "inputs", "between", "outputs", "recurrent", "weights")
 
 
 @dataclass(frozen=True)
@@ -45,19 +69,39 @@ class Config:
     """embedded, tinyshakespeare or ptb"""
     corpus: Path | None = None
     """a UTF-8 text file of your own instead"""
-    level: Literal["char", "word"] = "char"
+    level: Literal["char", "word", "subword"] = "char"
     """what a token is"""
     max_vocabulary: int | None = None
-    """largest number of words; rarer ones become <unk>"""
+    """largest number of words, of which rarer ones become <unk>, or of byte pairs"""
     cell: str = "lstm"
     """name of a cell, or package.module:Class"""
     num_layers: int = 1
     hidden_size: int = 128
     """H, units a layer"""
     embed_size: int = 64
-    """D, width of a token's embedding"""
-    dropout: float = 0.0
-    """between layers"""
+    """D, width of a token's embedding; of a tied model also of the last layer"""
+    tied: bool = False
+    """the head's matrix is the embedding's"""
+    drop_words: float = 0.0
+    """dropout of a word's embedding, once a batch"""
+    drop_inputs: float = 0.0
+    """dropout of what the first layer reads"""
+    drop_between: float = 0.0
+    """dropout between layers"""
+    drop_outputs: float = 0.0
+    """dropout of what the head reads"""
+    drop_recurrent: float = 0.0
+    """dropout of h on its way into its own layer, one mask a window"""
+    drop_weights: float = 0.0
+    """dropout of entries of the recurrent matrices, once a batch"""
+    variational: bool = False
+    """one mask a window at inputs, between and outputs, not one a step"""
+    ar: float = 0.0
+    """weight of the mean square of what the head reads"""
+    tar: float = 0.0
+    """weight of the mean square of a step's change of h"""
+    init_range: float | None = None
+    """all parameters are drawn from U[-r, r] instead of as the cells say"""
     seq_len: int = 64
     """T, steps that gradients reach back"""
     batch_size: int = 32
@@ -65,13 +109,22 @@ class Config:
     accumulate: int = 1
     """turns in which a batch is taken"""
     num_epochs: int = 4
-    optimizer: Literal["adam", "sgd"] = "adam"
+    optimizer: Literal["adam", "sgd", "asgd"] = "adam"
+    """asgd: sgd whose iterates are averaged once validation has stopped to improve"""
     learning_rate: float = 3e-3
-    schedule: Literal["constant", "linear", "cosine", "exponential"] = "cosine"
+    weight_decay: float = 0.0
+    """share of the parameters that an update takes off, times the learning rate"""
+    schedule: Literal["constant", "linear", "cosine", "exponential", "epochs"] = "cosine"
     """of the learning rate, over all epochs"""
+    decay_after: int = 4
+    """schedule epochs: epochs at the full rate"""
+    decay: float = 0.5
+    """schedule epochs: factor of every later epoch"""
     warmup_steps: int = 0
     clip_norm: float = 1.0
     """largest global gradient norm let through"""
+    nonmonotone: int = 5
+    """asgd: epochs without a better validation figure after which averaging begins"""
     patience: int | None = None
     """epochs without a better validation figure after which to stop"""
     save_every: int = 200
@@ -82,20 +135,40 @@ class Config:
     """what a step that is not finite does"""
     num_devices: int | None = None
     """how many share out each batch; by default all, of a processor one a core that gets 8 rows"""
+    write: int = 300
+    """tokens that the trained model writes, 0 for none"""
+    write_from: Path | None = None
+    """only write, with the model of this run"""
+    prime: str = ""
+    """what the written text goes on from; nothing: a new line"""
+    temperature: float = 1.0
+    """0 always takes the likeliest token"""
+    top_k: int | None = None
+    """only the likeliest tokens are drawn"""
+    top_p: float | None = None
+    """only the fewest tokens that reach this probability together"""
     seed: int = 0
 
     def __post_init__(self):
         """Raises `InputError` for what cannot be run."""
         for field in ("num_layers", "hidden_size", "embed_size", "seq_len", "batch_size",
-                      "accumulate", "num_epochs", "save_every", "log_every"):  # fmt: skip
+                      "accumulate", "num_epochs", "save_every", "log_every",
+                      "nonmonotone"):  # fmt: skip
             check_at_least(getattr(self, field), 1, field)
-        for field in ("patience", "num_devices"):
+        for field in ("patience", "num_devices", "top_k"):
             if getattr(self, field) is not None:
                 check_at_least(getattr(self, field), 1, field)
-        for field in ("learning_rate", "clip_norm"):
+        for field in ("decay_after", "write"):
+            check_at_least(getattr(self, field), 0, field)
+        for field in ("learning_rate", "clip_norm", "decay"):
             check_positive(getattr(self, field), field)
-        if not 0.0 <= self.dropout < 1.0:
-            raise InputError(f"dropout must be a probability below 1, got {self.dropout}")
+        if self.init_range is not None:
+            check_positive(self.init_range, "init_range")
+        for field in ("ar", "tar", "weight_decay", "temperature"):
+            if not 0.0 <= getattr(self, field) < math.inf:
+                raise InputError(f"{field} must be 0 or more, got {getattr(self, field)}")
+        if self.drop.between and self.num_layers == 1:
+            raise InputError("drop_between acts between layers and there is one: add a layer")
         if self.batch_size % self.accumulate:
             raise InputError(
                 f"accumulate is {self.accumulate}: choose a multiple of it for batch_size, which "
@@ -103,20 +176,67 @@ class Config:
             )
         if self.max_vocabulary is not None:
             if self.level == "char":
-                raise InputError("max_vocabulary is for --level word")
+                raise InputError("max_vocabulary is for --level word and subword")
             check_at_least(self.max_vocabulary, 5, "max_vocabulary")
         lookup(self.cell)
+
+    @property
+    def drop(self):
+        """What is dropped in training."""
+        return language.Drop(
+            **{name: getattr(self, f"drop_{name}") for name in DROPS}, variational=self.variational
+        )
 
     @classmethod
     def quick(cls):
         """Seconds, to see that everything runs."""
         return cls(
-            hidden_size=16, embed_size=8, seq_len=32, batch_size=64, num_epochs=1, save_every=50
-        )
+            hidden_size=16, embed_size=8, seq_len=32, batch_size=64, num_epochs=1, save_every=50,
+            write=50,
+        )  # fmt: skip
+
+    @classmethod
+    def presets(cls):
+        """Published settings by name; rates and clipping are of the mean loss, see the module."""
+        zaremba = cls(
+            dataset="ptb", level="word", num_layers=2, batch_size=20, optimizer="sgd",
+            schedule="epochs", save_every=2000, log_every=100, write=60,
+        )  # fmt: skip
+        medium = replace(
+            zaremba, hidden_size=650, embed_size=650, seq_len=35, init_range=0.05,
+            drop_inputs=0.5, drop_between=0.5, drop_outputs=0.5, learning_rate=35.0,
+            clip_norm=5 / 35, num_epochs=39, decay_after=6, decay=1 / 1.2,
+        )  # fmt: skip
+        return {
+            "zaremba_small": replace(
+                zaremba, hidden_size=200, embed_size=200, seq_len=20, init_range=0.1,
+                learning_rate=20.0, clip_norm=5 / 20, num_epochs=13, decay_after=4, decay=0.5,
+            ),
+            "zaremba_medium": medium,
+            "zaremba_large": replace(
+                medium, hidden_size=1500, embed_size=1500, init_range=0.04,
+                drop_inputs=0.65, drop_between=0.65, drop_outputs=0.65, clip_norm=10 / 35,
+                num_epochs=55, decay_after=14, decay=1 / 1.15,
+            ),
+            "awd": replace(
+                zaremba, hidden_size=1150, embed_size=400, num_layers=3, tied=True, seq_len=70,
+                drop_words=0.1, drop_inputs=0.4, drop_between=0.25, drop_outputs=0.4,
+                drop_weights=0.5, variational=True, ar=2.0, tar=1.0, optimizer="asgd",
+                learning_rate=30.0, weight_decay=1.2e-6,
+                schedule="constant", clip_norm=0.25, num_epochs=500,
+            ),
+            "char_small": cls(
+                num_layers=2, seq_len=50, batch_size=50, num_epochs=50, learning_rate=2e-3,
+                schedule="epochs", decay_after=10, decay=0.97, clip_norm=5.0,
+            ),
+        }  # fmt: skip
 
 
 def run(config: Config, log: RunLog) -> None:
-    """Trains, validates after every epoch, and scores the best model."""
+    """Trains, validates after every epoch, scores the best model, and lets it write."""
+    if config.write_from is not None:
+        write_from(config, log)
+        return
     parts = text_parts(config.dataset, config.corpus)
     vocabulary = learn(config, parts["train"])
     ids = {name: encode(vocabulary, text) for name, text in parts.items()}
@@ -125,7 +245,8 @@ def run(config: Config, log: RunLog) -> None:
     num_steps = config.num_epochs * per_epoch
     files = {"vocabulary": vocabulary.to_json()}
     train_step, state = build(config, files, num_steps)
-    score = scorer(config, len(vocabulary))
+    model = make_model(config, len(vocabulary))
+    add = adder(model)
     shared = Devices.sharing(config.batch_size // config.accumulate, config.num_devices)
     log.write(
         step=0,
@@ -137,10 +258,6 @@ def run(config: Config, log: RunLog) -> None:
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     log.note(f"{len(ids['train'])} tokens, V = {len(vocabulary)}, {num_parameters} parameters")
     rate = learning_rate(config, num_steps)
-
-    def nats_per_token(params, part):
-        return score(local(params), Streams(ids[part], config.batch_size, config.seq_len))
-
     with (
         Feed(streams) as feed,
         Session(
@@ -159,26 +276,43 @@ def run(config: Config, log: RunLog) -> None:
             if step % config.log_every == 0:
                 log.write(step=step, split="train", learning_rate=rate(step - 1), **metrics)
             if step % per_epoch == 0:
-                nats = nats_per_token(state.params, "valid")
-                log.write(step=step, split="valid", loss=nats, epoch=step // per_epoch)
-                session.report(step, nats)
-        best = session.best_state()
-    figures = {}
-    for part in ("valid", "test"):
-        nats = nats_per_token(best.params, part)
-        log.write(step=session.step, split=f"{part} of the best", loss=nats)
-        figures |= {f"{part}_nats_per_token": nats, f"{part}_perplexity": math.exp(min(nats, 700))}
-    tokens = config.batch_size * config.seq_len
-    speed = session.figures()["steps_per_s"]
-    figures["train_tokens_per_s"] = speed and speed * tokens
+                epoch = step // per_epoch
+                params = local(averaging.model_params(state))
+                nats = nats_per_token(model, add, params, ids["valid"], config)
+                log.write(step=step, split="valid", loss=nats, epoch=epoch)
+                log.note(f"epoch {epoch}: validation perplexity {math.exp(min(nats, 700)):.2f}")
+                if session.report(step, nats) or config.optimizer != "asgd":
+                    continue
+                if session.stopping.waited >= config.nonmonotone and not state.opt_state.count:
+                    log.note(f"averaging begins after epoch {epoch}")
+                    session.state = averaging.start(state)
+        params = local(averaging.model_params(session.best_state()))
+    scores = {
+        part: score_tokens(
+            model, add, params, ids[part], vocabulary,
+            num_characters=None if config.level == "word" else len(parts[part]),
+        )
+        for part in ("valid", "test")
+    }  # fmt: skip
+    if log.writes:
+        for part, each in scores.items():
+            each.save(log.path / f"{part}_scores.npz")
+    figures = summary(scores["valid"], scores["test"])
+    steps_per_s = session.figures()["steps_per_s"]
+    figures["tokens_per_s"] = steps_per_s and steps_per_s * config.batch_size * config.seq_len
+    figures["parameters"] = num_parameters
     log.table(f"{config.dataset}, {config.level}s, {config.cell}", [figures])
-    log.finish(**session.figures(), **figures, num_parameters=num_parameters)
+    if config.write:
+        write(config, log, model, params, vocabulary)
+    log.finish(**session.figures(), **figures)
 
 
 def learn(config, text):
     """The vocabulary of a text."""
     if config.level == "char":
         return Characters.of(text)
+    if config.level == "subword":
+        return BytePairs.of(text, size=config.max_vocabulary or 2000)
     return Words.of(text, max_size=config.max_vocabulary)
 
 
@@ -190,15 +324,16 @@ def encode(vocabulary, text):
 
 def make_model(config, vocab_size):
     """Token by token: embedding, layers, and the next token's logits."""
+    sizes = [config.hidden_size] * config.num_layers
+    if config.tied:
+        sizes[-1] = config.embed_size
     return functional(
-        ManyToMany,
-        lookup(config.cell)(hidden_size=config.hidden_size),
-        input_size=config.embed_size,
-        output_size=vocab_size,
+        language.LanguageModel,
+        [lookup(config.cell)(hidden_size=size) for size in sizes],
         vocab_size=vocab_size,
-        head="softmax",
-        num_layers=config.num_layers,
-        dropout=config.dropout,
+        embed_size=config.embed_size,
+        tied=config.tied,
+        drop=config.drop,
     )
 
 
@@ -206,13 +341,17 @@ def build(config, files, num_steps=1_000_000_000):
     """The training step and the state before the first; `seqlab.replay` needs no `num_steps`."""
     vocab_size = len(vocabulary_from_json(files["vocabulary"]))
     model = make_model(config, vocab_size)
-    kinds = {"adam": optax.adam, "sgd": optax.sgd}
-    optimizer = kinds[config.optimizer](learning_rate(config, num_steps))
+    optimizer = make_optimizer(config, num_steps)
 
     def loss_fn(params, batch, key, carry):
-        nats, carry = walk(model, params, batch, carry, key)
+        output, nats, carry = walk(model, params, batch, carry, key)
         count = jnp.sum(batch["mask"])
-        return jnp.sum(nats) / jnp.maximum(count, 1), ({"weight": count}, carry)
+        loss = jnp.sum(nats) / jnp.maximum(count, 1)
+        extra = {"weight": count}
+        if config.ar or config.tar:
+            extra["nats"] = loss
+            loss += language.activation_penalty(output, batch["mask"], config.ar, config.tar)
+        return loss, (extra, carry)
 
     train_step = make_train_step(
         loss_fn,
@@ -224,12 +363,31 @@ def build(config, files, num_steps=1_000_000_000):
     )
     key_params, key_steps = jax.random.split(jax.random.key(config.seed))
     params = model.init(key_params)
+    if config.init_range is not None:
+        params = language.uniform(key_params, params, config.init_range)
     carry = first_carry(model, params, config.batch_size)
     return train_step, init_state(params, optimizer, key_steps, carry)
 
 
+def make_optimizer(config, num_steps):
+    """As the config says."""
+    rate = learning_rate(config, num_steps)
+    plain = optax.adam(rate) if config.optimizer == "adam" else optax.sgd(rate)
+    if config.weight_decay and config.optimizer == "adam":
+        plain = optax.adamw(rate, weight_decay=config.weight_decay)
+    elif config.weight_decay:
+        plain = optax.chain(optax.add_decayed_weights(config.weight_decay), plain)
+    return averaging.averaged(plain) if config.optimizer == "asgd" else plain
+
+
 def learning_rate(config, num_steps):
-    """Learning rate by step, down to a hundredth at the end."""
+    """Learning rate by step; of all schedules but the constant and by epochs, to a hundredth."""
+    if config.schedule == "epochs":
+        per_epoch = num_steps // config.num_epochs
+        begin = (config.decay_after - 1) * per_epoch
+        return optax.exponential_decay(
+            config.learning_rate, per_epoch, config.decay, begin, staircase=True
+        )
     return learning_rate_schedule(
         config.schedule,
         config.learning_rate,
@@ -252,38 +410,118 @@ def last(output):
 
 
 def walk(model, params, batch, carry, key=None):
-    """Nats of every real target [B, T], zero elsewhere, and the carry after the batch."""
+    """Output, nats of every real target [B, T], zero elsewhere, and the carry after the batch."""
     reset = jnp.zeros(batch["xs"].shape, bool).at[:, 0].set(batch["reset"])
     mask = batch["mask"]
     output = model.apply(params, batch["xs"], mask, key=key, carry=carry, reset=reset)
     nats = jnp.where(mask, cross_entropy(output.logits, batch["targets"]), 0.0)
-    return nats, jax.lax.stop_gradient(last(output))
+    return output, nats, jax.lax.stop_gradient(last(output))
 
 
-def scorer(config, vocab_size):
-    """(params, streams) -> mean nats per token, the carry kept from batch to batch."""
-    model = make_model(config, vocab_size)
+def adder(model):
+    """(params, carry, batch) -> nats of the batch's targets [B, T], and the carry after it."""
+    return jax.jit(lambda params, carry, batch: walk(model, params, batch, carry)[1:])
 
-    @jax.jit
-    def add(total, params, carry, batch):
-        nats, carry = walk(model, params, batch, carry)
-        return total + jnp.sum(nats), carry
 
-    def score(params, streams):
-        total, carry = jnp.zeros(()), first_carry(model, params, config.batch_size)
-        with Feed(streams, stop=streams.batches_per_epoch) as feed:
-            for batch in feed:
-                total, carry = add(total, params, carry, batch)
-        return float(total) / streams.num_targets
+def nats_by_batch(model, add, params, streams):
+    """Nats [B, T] and mask of every batch of an epoch, the carry kept from batch to batch."""
+    carry = first_carry(model, params, streams.batch_size)
+    with Feed(streams, stop=streams.batches_per_epoch) as feed:
+        for batch in feed:
+            nats, carry = add(params, carry, batch)
+            yield nats, batch["mask"]
 
-    return score
+
+def nats_per_token(model, add, params, ids, config):
+    """Mean nats of a text read as the training text is."""
+    streams = Streams(ids, config.batch_size, config.seq_len)
+    sums = [jnp.sum(nats) for nats, _ in nats_by_batch(model, add, params, streams)]
+    return float(np.sum(np.asarray(sums, np.float64))) / streams.num_targets
+
+
+def score_tokens(model, add, params, ids, vocabulary, *, num_characters) -> TokenScores:
+    """Scores of a text's tokens, all of them, in one walk that begins after an <eos>."""
+    streams = Streams(np.concatenate([[EOS], ids]), 1, SCORE_STEPS)
+    parts = [np.asarray(nats)[mask] for nats, mask in nats_by_batch(model, add, params, streams)]
+    return TokenScores(
+        ids,
+        -np.concatenate(parts).astype(np.float64),
+        ids == UNK,
+        "the whole stream",
+        vocabulary.digest,
+        num_characters,
+    )
+
+
+def write(config, log, model, params, vocabulary):
+    """Lets a model write: to the screen, and to `written.txt`."""
+    prime = vocabulary.encode(config.prime)
+    is_words = isinstance(vocabulary, Words)
+    spelt = config.prime.split() if is_words else config.prime
+    if UNK in prime:
+        unknown = [token for token, one in zip(spelt, prime, strict=True) if one == UNK]
+        if set(unknown) - {"<unk>"}:
+            raise InputError(f"prime: the model has never seen {', '.join(map(repr, unknown[:5]))}")
+    words = language.sample(
+        model,
+        params,
+        np.concatenate([[EOS], prime]).astype(np.int32),
+        config.write,
+        jax.random.key(config.seed),
+        temperature=config.temperature,
+        top_k=config.top_k,
+        top_p=config.top_p,
+        banned=(PAD, SOS) if is_words else (PAD, UNK, SOS, EOS),
+    )
+    text = config.prime + " " * (is_words and bool(config.prime))
+    text += vocabulary.decode_lines(np.asarray(words))
+    if log.writes:
+        (log.path / "written.txt").write_text(text + "\n", encoding="utf-8", errors="replace")
+        log.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def write_from(config, log):
+    """Writes with the best model of an earlier run."""
+    trained, model, params, vocabulary = load(config.write_from)
+    del trained
+    log.write(step=0, vocabulary=vocabulary.digest)
+    write(config, log, model, params, vocabulary)
+
+
+def load(path: Path):
+    """Config, model, parameters and vocabulary of the best epoch of a run.
+
+    Raises:
+      InputError: a run that has not saved anything good, or not of this experiment.
+    """
+    record = read_run(path).record
+    if record.get("experiment") != "rnn_lm":
+        raise InputError(f"{path} is a run of {record.get('experiment')}, not of rnn_lm")
+    config = config_of(Config, record, path)
+    with Checkpoints(path / CHECKPOINTS, writes=False) as checkpoints:
+        newest = checkpoints.newest_good()
+        if newest is None:
+            raise InputError(f"{path} has no good checkpoint")
+        files = {"vocabulary": checkpoints.read_file(newest, "vocabulary")}
+        _, state = build(config, files)
+        found = checkpoints.restore(newest, state)
+        best, fault = checkpoints.best_good()
+        if fault:
+            raise InputError(f"{path}: the best step, {best}, is damaged: {fault}")
+        if best not in (None, newest):
+            found = checkpoints.restore(best, state)
+    vocabulary = vocabulary_from_json(files["vocabulary"])
+    model = make_model(config, len(vocabulary))
+    return config, model, averaging.model_params(found.state), vocabulary
 
 
 def plot(path: Path) -> None:
-    """Draws the figure of a run from its files."""
+    """Draws the figures of a run from its files."""
     metrics = read_run(path).metrics
     train = [row for row in metrics if row.get("split") == "train"]
     valid = [row for row in metrics if row.get("split") == "valid"]
+    if not train:
+        return
     figure = plots.training_curves(
         {
             name: ([row["step"] for row in rows], [row["loss"] for row in rows])

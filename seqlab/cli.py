@@ -55,6 +55,8 @@ class Command(Generic[C]):
     """Start from the small preset; other flags still count."""
     full: tyro.conf.FlagCreatePairsOff[bool] = False
     """Start from the preset at the scale of a paper, if there is one; other flags still count."""
+    preset: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Start from a named preset, if there are any; other flags still count."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """The run directory: new, empty, or an unfinished run's to go on with it.
     Default: runs/<experiment>/<time>-<seed>."""
@@ -90,7 +92,8 @@ def main(
 
     Args:
       config_class: a frozen dataclass with a default for every field, a `seed`, and a classmethod
-        `quick`, perhaps one called `full`; its `__post_init__` may raise `InputError`.
+        `quick`, perhaps one called `full` and one called `presets` (name -> config for
+        `--preset`); its `__post_init__` may raise `InputError`.
       run: does the work, `run(config, log)`; where it does not call `log.finish`, this does.
       plot: draws figures from a run directory's files, `plot(run_dir)`.
       argv: the flags; the process's own if None.
@@ -284,13 +287,22 @@ def _starting_config(config_class: type[C], argv: list[str], experiment: str) ->
     """The config that the other flags change: the default, a preset, or an earlier run's."""
     directory = _flag_value("--from-run", argv)
     out = _flag_value("--out", argv)
+    named = _flag_value("--preset", argv)
     presets = [flag for flag in ("--quick", "--full") if flag in argv]
+    presets += ["--preset"] if named is not None else []
     if directory is None and not presets and "--no-resume" not in argv and out:
         directory = out if _unfinished_record(out) else None
     if directory is not None:
         presets.append("--from-run")
     if len(presets) > 1:
         raise InputError(f"{' and '.join(presets)} both name a config to start from: give one")
+    if directory is None and named is not None:
+        known = config_class.presets() if hasattr(config_class, "presets") else {}  # type: ignore[attr-defined]
+        if named not in known:
+            raise InputError(
+                f"{experiment} has no preset {named!r}; known: {', '.join(known) or 'none'}"
+            )
+        return known[named]
     if directory is None:
         preset = presets[0].removeprefix("--") if presets else None
         if preset and not hasattr(config_class, preset):

@@ -27,6 +27,7 @@ ALLOWED = {
     "testing": {"types", "cells", "recurrence", "gradflow"},
     "losses": {"types"},
     "train": {"types", "losses"},
+    "averaging": {"types", "train"},
     "checkpoint": {"types", "losses", "train", "files"},
     "devices": {"types"},
     "ensemble": {"types", "train"},
