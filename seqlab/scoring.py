@@ -142,7 +142,8 @@ def load_scores(path: Path | str) -> TokenScores:
     """
     path = Path(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: where it is no archive, np.load would leave it open.
+        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
             found = {name: file[name] for name in file.files}
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
