@@ -36,7 +36,8 @@ def perplexity_by_order(
         values = np.asarray(values, float)
         finite = np.isfinite(values)
         label = name if finite.all() else f"{name} (elsewhere infinite)"
-        style: Any = {"color": COLOURS[k % len(COLOURS)], "marker": MARKERS[k % len(MARKERS)]}
+        style: Any = {"color": COLOURS[k % len(COLOURS)], "marker": MARKERS[k % len(MARKERS)],
+                      "zorder": 5 - 0.1 * k}  # fmt: skip  # the first on top
         axis.plot(np.asarray(orders)[finite], values[finite], label=label, lw=1.3, markersize=4.5,
                   **style)  # fmt: skip
     for style, (name, value) in zip(("--", ":", "-."), (levels or {}).items(), strict=False):
@@ -60,13 +61,14 @@ def memory_by_order(
       orders: [N].
       stored, full: bytes, [N].
     """
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+    from matplotlib.ticker import MaxNLocator
 
     figure, (axis,) = new_figure(1, width=5.2, height=3.6)
-    axis.plot(orders, full, color=COLOURS[1], marker="s", lw=1.3, label="a number for all V^n")
+    axis.plot(
+        orders, full, color=COLOURS[1], marker="s", lw=1.3, label="a number for each of $V^n$"
+    )
     axis.plot(orders, stored, color=COLOURS[0], marker="o", lw=1.3, label="n-grams of the text")
-    axis.set(xlabel="order n", ylabel="memory of the order's table", yscale="log")
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _bytes(value)))
+    axis.set(xlabel="order n", ylabel="memory of the order's table (bytes)", yscale="log")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend(axis)
     return figure
@@ -98,11 +100,3 @@ def token_surprise(tokens: Sequence[str], bits: Mapping[str, Sequence[float]]) -
     axis.grid(False)
     figure.colorbar(image, ax=axis, label="surprise (bits)", pad=0.01)
     return figure
-
-
-def _bytes(value: float) -> str:
-    for unit in ("B", "kB", "MB", "GB", "TB", "PB"):
-        if value < 1000:
-            return f"{value:.3g} {unit}"
-        value /= 1000
-    return f"$10^{{{np.log10(value) + 15:.0f}}}$ kB"
