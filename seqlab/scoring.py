@@ -142,7 +142,8 @@ def load_scores(path: Path | str) -> TokenScores:
     """
     path = Path(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: where it is no archive, np.load would leave it open.
+        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
             found = {name: file[name] for name in file.files}
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
@@ -202,7 +203,9 @@ def check_same_tokens(scores: Sequence[TokenScores]) -> None:
             )
 
 
-def interpolate(scores: Sequence[TokenScores], weights: Sequence[float] | np.ndarray) -> TokenScores:
+def interpolate(
+    scores: Sequence[TokenScores], weights: Sequence[float] | np.ndarray
+) -> TokenScores:
     r"""Scores of a mixture of models, p = \sum_m weights[m] p_m.
 
     Args:
@@ -319,9 +322,7 @@ def cache_scores(
         seen, total = _seen_decayed(tokens, decay), (1 - decay**now) / (1 - decay)
         carry = f"the stream before, unordered, weighing {decay:g}^distance"
     log_probs = np.log((seen + prior / vocab_size) / (total + prior))
-    return TokenScores(
-        tokens, log_probs, like.unknown, carry, like.vocabulary, like.num_characters
-    )
+    return TokenScores(tokens, log_probs, like.unknown, carry, like.vocabulary, like.num_characters)
 
 
 def _seen_in_window(tokens: np.ndarray, window: int) -> np.ndarray:

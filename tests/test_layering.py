@@ -38,13 +38,16 @@ ALLOWED = {
     "writers": set(),
     "embeddings": {"types", "losses", "data", "files", "devices"},
     "data": {"files"},
-    "ngram": set(),
+    "scoring": {"files"},
+    "ngram": {"data", "files", "scoring"},
     "metrics": set(),
     "runlog": {"writers", "files"},
     "plots": {"runlog"},
     "cli": {"runlog", "data", "devices", "writers"},
 }
-JAX_FREE = {"errors", "files", "timing", "data", "ngram", "metrics", "plots", "runlog", "writers"}
+JAX_FREE = {
+    "errors", "files", "timing", "data", "scoring", "ngram", "metrics", "plots", "runlog", "writers"
+}  # fmt: skip
 JAX_FAMILY = {"jax", "jaxlib", "flax", "optax", "orbax"}
 RECORDS_ONLY = {"types", "linalg", "cells", "fast", "recurrence", "gradflow", "losses", "train"}
 NNX_IN_FUNCTIONS = "seqlab/cells/convert.py"  # its from_flax is handed a Flax cell

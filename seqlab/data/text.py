@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from seqlab.data import sources
 from seqlab.data.checks import check_at_least, check_known
 from seqlab.errors import InputError
+from seqlab.files import numbered_lines
 
 PARTS = ("train", "valid", "test")
 
@@ -61,6 +62,39 @@ def text_parts(dataset: str, corpus: Path | None = None) -> dict[str, str]:
     return {
         part: "".join(lines[a:b]) for part, a, b in zip(PARTS, cuts[:-1], cuts[1:], strict=True)
     }
+
+
+def text_blocks(path: Path | str, block_bytes: int = 1 << 24) -> Iterator[str]:
+    r"""A file's text in blocks of whole lines, for files that are larger than memory.
+
+    Line ends and a byte order mark are read as `load_text` reads them. A block has about
+    `block_bytes` bytes, and more where a single line has. Files whose names end in ".gz" are
+    unpacked on the way.
+
+    Raises:
+      InputError: a file that cannot be read, is empty or not UTF-8, naming the line.
+    """
+    check_at_least(block_bytes, 1, "block_bytes")
+    path = Path(path)
+    lines, size, is_empty = [], 0, True
+    for number, line in numbered_lines(path):
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{path} is not UTF-8: byte 0x{line[error.start]:02x}, line {number}; save it as "
+                "UTF-8"
+            ) from error
+        lines.append(text.removeprefix("\N{BYTE ORDER MARK}") if number == 1 else text)
+        size += len(line)
+        is_empty = is_empty and not text.strip()
+        if size >= block_bytes:
+            yield _with_plain_ends("".join(lines))
+            lines, size = [], 0
+    if is_empty:
+        raise InputError(f"{path} is empty")
+    if lines:
+        yield _with_plain_ends("".join(lines))
 
 
 def embedded_text() -> str:
@@ -135,4 +169,8 @@ def _read_utf8(path: Path) -> str:
         ) from error
     if not text.strip():
         raise InputError(f"{path} is empty")
+    return _with_plain_ends(text)
+
+
+def _with_plain_ends(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -10,7 +10,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -218,11 +218,13 @@ class Words(Vocabulary):
                 )
 
     @classmethod
-    def of(cls, text: str, *, min_count: int = 1, max_size: int | None = None) -> "Words":
+    def of(
+        cls, text: str | Iterable[str], *, min_count: int = 1, max_size: int | None = None
+    ) -> "Words":
         """The most frequent words of a text, most frequent first, ties in code point order.
 
         Args:
-          text: at least one word in it.
+          text: at least one word in it; or pieces of it, cut between words.
           min_count: words seen less often are left out.
           max_size: `len` of the vocabulary at most, its four special tokens included.
 
@@ -232,7 +234,9 @@ class Words(Vocabulary):
         check_at_least(min_count, 1, "min_count")
         if max_size is not None:
             check_at_least(max_size, len(SPECIALS) + 1, "max_size", "four ids are special")
-        counts = Counter(text.split())
+        counts = Counter()
+        for piece in [text] if isinstance(text, str) else text:
+            counts.update(piece.split())
         for special in SPECIALS:
             counts.pop(special, None)
         if not counts:

@@ -18,19 +18,19 @@ it as `<0x20>`, its code point; so is a "<" that would be taken for the beginnin
 Reference: SRILM's manual, ngram-format(5).
 """
 
-import math
 import re
-from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from seqlab.data.vocabulary import EOS, PAD, SOS, SPECIALS, UNK, Vocabulary, Words
+from seqlab.data.vocabulary import EOS, SOS, SPECIALS, UNK, Characters, Vocabulary, Words
 from seqlab.errors import InputError
 from seqlab.files import numbered_lines, whole_file
 from seqlab.ngram.counts import LARGEST_ORDER
 from seqlab.ngram.model import Level, NGram
+from seqlab.ngram.sorting import find
 
 NAMES = {SOS: "<s>", EOS: "</s>", UNK: "<unk>"}
 LOG10_ZERO = -99.0  # what stands for the probability of <s>, which is never predicted
@@ -67,31 +67,27 @@ def read_arpa(path: Path | str, vocabulary: Vocabulary | None = None) -> NGram:
 
     Args:
       path: the file.
-      vocabulary: whose ids the model takes: that of the model that was written. None for `Words` of
-        the file's unigrams in their order, which is the same one for a model of words.
+      vocabulary: whose ids the model takes. None for one of the file's unigrams: `Characters` where
+        white space is among them, else `Words` in the order of the file, which are the ones that
+        the model was written with.
 
     Raises:
       InputError: a file that is none or is broken, naming the line; or one whose words are not
         those of the vocabulary.
     """
-    path = Path(path)
-    reader = _Reader(path)
-    numbers = reader.header()
-    unigrams = list(reader.section(1, numbers[0], is_last=len(numbers) == 1))
-    if vocabulary is None:
-        names = set(NAMES.values())
-        try:
-            vocabulary = Words(tuple(row[2][0] for row in unigrams if row[2][0] not in names))
-        except ValueError as error:
-            raise InputError(f"{path}: its unigrams make no vocabulary: {error}") from error
-    id_of = {name: i for i, name in enumerate(_words(vocabulary)) if i != PAD}
-    levels = [_first_level(path, unigrams, vocabulary, id_of)]
-    for n in range(2, len(numbers) + 1):
-        rows = reader.section(n, numbers[n - 1], is_last=n == len(numbers))
-        levels.append(_level(path, rows, n, numbers[n - 1], levels, id_of))
+    reader = _Reader(Path(path))
+    num_ngrams = reader.header()
+    order = len(num_ngrams)
+    unigrams = reader.section(1, num_ngrams[0], is_last=order == 1)
+    vocabulary = _vocabulary_of(reader.path, unigrams) if vocabulary is None else vocabulary
+    id_of = {word.encode(): i for i, word in enumerate(_words(vocabulary))}
+    levels = [_first_level(unigrams, id_of)]
+    for n in range(2, order + 1):
+        section = reader.section(n, num_ngrams[n - 1], is_last=n == order)
+        levels.append(_level(section, levels, id_of))
     reader.end()
-    last = levels[-1]
-    levels[-1] = Level(last.keys, last.log10_probs, np.zeros(0))
+    highest = levels[-1]
+    levels[-1] = Level(highest.keys, highest.log10_probs, np.zeros(0))
     return NGram(vocabulary, tuple(levels), "arpa")
 
 
@@ -147,10 +143,183 @@ def _sections(model: NGram, words: list[str]) -> Iterator[str]:
             places = np.arange(len(level))
         for begin in range(0, len(places), ROWS_AT_ONCE):
             some = places[begin : begin + ROWS_AT_ONCE]
-            probs = np.maximum(level.log10_probs[some], LOG10_ZERO) if n == 1 else (
-                level.log10_probs[some]
-            )
+            probs = level.log10_probs[some]
+            if n == 1:
+                probs = np.where(some == SOS, LOG10_ZERO, probs)
             columns = [map(repr, probs.tolist()), texts[some].tolist()]
             if len(level.log10_weights):
                 columns.append(map(repr, level.log10_weights[some].tolist()))
             yield "".join(["\t".join(row) + "\n" for row in zip(*columns, strict=True)])
+
+
+class _Section(NamedTuple):
+    """The n-grams of one order as they stand in a file, [m]."""
+
+    path: Path
+    lines: list[int]  # where each stands
+    log10_probs: np.ndarray
+    log10_weights: np.ndarray
+    words: list[bytes]  # of all of them, one after the other, [m * n]
+
+    def error(self, row: int, what: str) -> InputError:
+        return InputError(f"{self.path}:{self.lines[row]}: {what}")
+
+    def ids(self, id_of: dict[bytes, int]) -> np.ndarray:
+        """Ids of the words, int64 [m, n]."""
+        ids = np.array([id_of.get(word, -1) for word in self.words], np.int64)
+        ids = ids.reshape(len(self.lines), -1) if len(ids) else ids.reshape(0, 2)
+        if (ids < 0).any():
+            row, n = map(int, np.argwhere(ids < 0)[0])
+            word = _shown(self.words[row * ids.shape[1] + n])
+            known = "vocabulary that was given" if ids.shape[1] == 1 else "unigrams"
+            raise self.error(row, f"the word {word} is not among the {known}")
+        return ids
+
+    def order_of(self, keys: np.ndarray) -> np.ndarray:
+        """The places of the keys [m] in rising order; none may be there twice."""
+        order = np.argsort(keys, kind="stable")
+        same = np.flatnonzero(np.diff(keys[order]) == 0)
+        if len(same):
+            first, second = order[same[0] : same[0] + 2]
+            raise self.error(second, f"its words are those of line {self.lines[first]}")
+        return order
+
+
+class _Reader:
+    """A file's parts, one after the other."""
+
+    def __init__(self, path: Path):
+        self.path, self.number = path, 0
+        self._lines = numbered_lines(path)
+        self._ahead: bytes | None = None
+
+    def header(self) -> list[int]:
+        """Numbers of n-grams by order; what stands before them is comment."""
+        while self._next("\\data\\") != b"\\data\\":
+            pass
+        found: list[int] = []
+        while (line := self._next("ngram 1=<number>")).startswith(b"ngram"):
+            match = re.fullmatch(rb"ngram\s+(\d+)\s*=\s*(\d{1,18})", line)
+            if match is None or int(match[1]) != len(found) + 1:
+                raise self._error(f"expected 'ngram {len(found) + 1}=<number>', got {_shown(line)}")
+            found.append(int(match[2]))
+        self._ahead = line
+        if not 1 <= len(found) <= LARGEST_ORDER:
+            raise self._error(f"order must be in 1 .. {LARGEST_ORDER}, the file has {len(found)}")
+        return found
+
+    def section(self, n: int, num_ngrams: int, *, is_last: bool) -> _Section:
+        """The n-grams of one order."""
+        self._expect(f"\\{n}-grams:")
+        lines: list[int] = []
+        log10_probs: list[float] = []
+        log10_weights: list[float] = []
+        words: list[bytes] = []
+        while not (line := self._next("\\end\\")).startswith(b"\\"):
+            fields = line.split()
+            has_weight = len(fields) == n + 2 and not is_last
+            if len(fields) != n + 1 + has_weight:
+                perhaps = "" if is_last else ", perhaps a weight"
+                raise self._error(f"expected log10 p, {n} words{perhaps}, got {_shown(line)}")
+            try:
+                log10_probs.append(float(fields[0]))
+                log10_weights.append(float(fields[-1]) if has_weight else 0.0)
+            except ValueError:
+                raise self._error(
+                    f"log10 p and weight must be numbers, got {_shown(line)}"
+                ) from None
+            lines.append(self.number)
+            words += fields[1 : n + 1]
+        self._ahead = line
+        if len(lines) != num_ngrams:
+            raise self._error(
+                f"{len(lines)} {n}-grams, and the header says {num_ngrams}: the file is cut or was "
+                "changed"
+            )
+        section = _Section(self.path, lines, np.array(log10_probs), np.array(log10_weights), words)
+        bad = ~(np.isfinite(section.log10_probs) & (section.log10_probs <= 0))
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise section.error(row, f"log10 p is {log10_probs[row]}, expected 0 or less")
+        bad = ~np.isfinite(section.log10_weights)
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise section.error(row, f"weight is {log10_weights[row]}, expected a finite number")
+        return section
+
+    def end(self) -> None:
+        """Holds the file to its last line."""
+        self._expect("\\end\\")
+
+    def _next(self, expected: str) -> bytes:
+        """The next line that is not blank, without white space at its ends."""
+        if self._ahead is not None:
+            line, self._ahead = self._ahead, None
+            return line
+        for number, content in self._lines:
+            self.number = number
+            if line := content.strip():
+                return line
+        raise InputError(f"{self.path} ends after line {self.number}: expected {expected}")
+
+    def _expect(self, expected: str) -> None:
+        line = self._next(expected)
+        if line != expected.encode():
+            raise self._error(f"expected {expected}, got {_shown(line)}")
+
+    def _error(self, what: str) -> InputError:
+        return InputError(f"{self.path}:{self.number}: {what}")
+
+
+def _shown(text: bytes) -> str:
+    return repr(text[:60].decode("utf-8", "backslashreplace"))
+
+
+def _vocabulary_of(path: Path, unigrams: _Section) -> Vocabulary:
+    tokens = []
+    for row, word in enumerate(unigrams.words):
+        try:
+            name = word.decode("utf-8")
+        except UnicodeDecodeError:
+            raise unigrams.error(
+                row, f"{_shown(word)} is not UTF-8; save the file as UTF-8"
+            ) from None
+        if name not in NAMES.values():
+            tokens.append(_ESCAPE.sub(lambda match: chr(int(match[1], 16)), name))
+    try:
+        if any(token.isspace() for token in tokens):
+            return Characters("".join(sorted(tokens)))
+        return Words(tuple(tokens))
+    except ValueError as error:
+        raise InputError(f"{path}: its unigrams make no vocabulary: {error}") from error
+
+
+def _first_level(unigrams: _Section, id_of: dict[bytes, int]) -> Level:
+    """Unigrams, with a row for every id of the vocabulary."""
+    ids = unigrams.ids(id_of)[:, 0]
+    unigrams.order_of(ids)
+    missing = set(id_of.values()) - {*range(len(SPECIALS)), *ids.tolist()}
+    if missing:
+        word = _shown(list(id_of)[min(missing)])
+        raise InputError(
+            f"{unigrams.path} lacks {len(missing)} words of the vocabulary, {word} the first: give "
+            "the vocabulary that the model was made with"
+        )
+    log10_probs, log10_weights = np.full(len(id_of), -np.inf), np.zeros(len(id_of))
+    log10_probs[ids], log10_weights[ids] = unigrams.log10_probs, unigrams.log10_weights
+    log10_probs[SOS] = -np.inf  # whatever stands in its place, it is never predicted
+    return Level(np.arange(len(id_of)), log10_probs, log10_weights)
+
+
+def _level(section: _Section, levels: list[Level], id_of: dict[bytes, int]) -> Level:
+    """N-grams in the order of their keys."""
+    ids = section.ids(id_of)
+    contexts = ids[:, 0]
+    for n, level in enumerate(levels[1:], start=2):
+        contexts = find(level.keys, contexts * len(id_of) + ids[:, n - 1])
+        if (contexts < 0).any():
+            row = int(np.argmax(contexts < 0))
+            raise section.error(row, f"its first {n} words are not among the {n}-grams")
+    keys = contexts * len(id_of) + ids[:, -1]
+    order = section.order_of(keys)
+    return Level(keys[order], section.log10_probs[order], section.log10_weights[order])

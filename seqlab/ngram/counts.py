@@ -67,7 +67,7 @@ class Counts:
 
     @property
     def predictable(self) -> np.ndarray:
-        """Which ids may be predicted, bool [size]: all but PAD, SOS and an EOS that never occurs."""
+        """Which ids may be predicted, [size]: all but PAD, SOS and an EOS that never occurs."""
         may = np.ones(len(self.vocabulary), bool)
         may[[PAD, SOS]] = False
         may[EOS] = self.tables[0].counts[EOS] > 0
@@ -291,9 +291,7 @@ def _run_of(
     keys, ends = sort_with(before[ends] * size + words[ends], ends, bound, len(words))
     is_first = firsts(keys)
     starts = np.flatnonzero(is_first)
-    block = np.stack(
-        [keys[starts], np.diff(starts, append=len(keys)), below[ends[starts]]]
-    )
+    block = np.stack([keys[starts], np.diff(starts, append=len(keys)), below[ends[starts]]])
     if is_last:
         return block, np.zeros(0, np.int64)
     rows = np.full(len(words), -1)

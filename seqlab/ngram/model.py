@@ -3,8 +3,8 @@ r"""A language model of n-grams: scores, distributions, samples.
 The Markov assumption: p(w_t | w_1 .. w_{t-1}) = p(w_t | w_{t-N+1} .. w_{t-1}) = p(w_t | h).
 
 Every kind of model is kept in one form, the back-off form of ARPA files. A table for each order
-holds log10 p(w | h) of the n-grams h w that were seen, and for each n-gram, as a context, the weight
-of what was never seen after it:
+holds log10 p(w | h) of the n-grams h w that were seen, and for each n-gram, as a context, the
+weight of what was never seen after it:
 
     p(w | h) = p[h w]                    where h w is in the table
              = weight[h] p(w | h')       elsewhere; h' is h without its oldest word
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from seqlab.data.checks import check_at_least, check_positive
-from seqlab.data.vocabulary import EOS, PAD, SOS, UNK, Vocabulary, Words
+from seqlab.data.vocabulary import EOS, SOS, UNK, Vocabulary, Words
 from seqlab.errors import InputError
 from seqlab.ngram.counts import check_ids, with_starts
 from seqlab.ngram.sorting import find
@@ -64,9 +64,10 @@ class NGram:
       discounts: of each order what was taken off counts of 1, 2, and 3 or more; empty for methods
         that discount nothing.
       fallback_orders: orders too small to tell their own discounts.
-      to_uniform: whether what was never seen after a context shares uniformly in its weight (add-k),
-        rather than by the order below.
-      log10_unseen: log10 of the weight of a context that was never seen; 0 but for stupid back-off.
+      to_uniform: whether what was never seen after a context shares uniformly in its weight, as in
+        add-k, rather than by the order below.
+      log10_unseen: log10 of the weight of a context that was never seen; 0 but for stupid
+        back-off.
       is_normalised: whether scores are probabilities.
     """
 
@@ -261,9 +262,7 @@ class NGram:
           InputError: a number out of range, or a prime that the vocabulary cannot spell.
         """
         ids = encode_prime(self.vocabulary, prime)
-        drawn = self.sample(
-            num_tokens, seed=seed, temperature=temperature, top_k=top_k, prime=ids
-        )
+        drawn = self.sample(num_tokens, seed=seed, temperature=temperature, top_k=top_k, prime=ids)
         return self.vocabulary.decode_lines(drawn)
 
 

@@ -4,9 +4,9 @@ r"""From counts to probabilities: the ratios of counts, and what is kept for the
                           trigram c(w1 w2 w3) / c(w1 w2)              all c(h w) / c(h)
     add-k                 (c(h w) + k) / (c(h) + k V)
 
-c(h) is the sum of c(h w) over w: where h ends a text, or a sentence, nothing follows. A context that
-was never seen has no ratio; the next shorter one that was is taken. The others mix in the order
-below, p_n(w | h) = alpha(h w) + gamma(h) p_{n-1}(w | h'), down to p_0 = 1 / V:
+c(h) is the sum of c(h w) over w: where h ends a text, or a sentence, nothing follows. A context
+that was never seen has no ratio; the next shorter one that was is taken. The others mix in the
+order below, p_n(w | h) = alpha(h w) + gamma(h) p_{n-1}(w | h'), down to p_0 = 1 / V:
 
     witten-bell           alpha = c(h w) / (c(h) + T(h)),  gamma = T(h) / (c(h) + T(h)),
                           T(h) = number of different words after h
@@ -48,6 +48,7 @@ SMOOTHINGS = (
 ADJUSTED = ("modified-kneser-ney", "kneser-ney")
 DISCOUNTED = (*ADJUSTED, "absolute")
 FALLBACK = (0.5, 1.0, 1.5)
+PLAIN_FALLBACK = (0.5, 0.5, 0.5)
 
 Discounts = tuple[float, float, float]
 
@@ -85,7 +86,8 @@ def fit(
     probs: list[np.ndarray] = []
     weights: list[np.ndarray] = []  # weights[n - 1] are of the contexts of order n
     discounts: list[Discounts] = []
-    fallback_orders = []
+    fallback_orders: list[int] = []
+    is_modified, is_stupid = (smoothing == name for name in (SMOOTHINGS[0], SMOOTHINGS[-1]))
     for n, table in enumerate(counts.tables, start=1):
         a = _adjusted(counts, n) if smoothing in ADJUSTED else table.counts
         if n == 1:
@@ -95,9 +97,9 @@ def fit(
             after = _After(a, table.keys // len(counts.vocabulary), len(counts.tables[n - 2]))
             lower = probs[-1][table.suffixes]
         if smoothing in DISCOUNTED:
-            found = given or _discounts(a, is_modified=smoothing == "modified-kneser-ney")
+            found = given or _discounts(a, is_modified=is_modified)
             if found is None:
-                found = FALLBACK if smoothing == "modified-kneser-ney" else (FALLBACK[0],) * 3
+                found = FALLBACK if is_modified else PLAIN_FALLBACK
                 fallback_orders.append(n)
             discounts.append(found)
             p, gamma = after.discounted(found, lower)
@@ -110,12 +112,11 @@ def fit(
             p, gamma = after.ratios, np.full(len(after.total), 0.0)
         if n == 1 and not interpolate_unigrams and smoothing != "add-k":
             p = after.ratios
-        if smoothing == "stupid-backoff":
+        if is_stupid:
             gamma = np.full(len(after.total), backoff)
         probs.append(p)
         # After a context that nothing was seen to follow, the order below decides alone.
-        weights.append(np.where((after.total > 0) | (smoothing == "stupid-backoff"), gamma, 1.0))
-    is_stupid = smoothing == "stupid-backoff"
+        weights.append(np.where((after.total > 0) | is_stupid, gamma, 1.0))
     with np.errstate(divide="ignore"):  # log10 0 = -inf: excluded
         # Rounding may leave what is certain a little above 1, which no log probability is.
         log10_probs = [np.minimum(np.log10(p), 0.0) for p in probs]
@@ -134,7 +135,7 @@ def fit(
 
 
 class _After:
-    """What follows each of C contexts; every method gives p of the n-grams and gamma of contexts."""
+    """What follows each of C contexts; a method gives p of the n-grams and gamma of contexts."""
 
     def __init__(self, a: np.ndarray, parent: np.ndarray, num_contexts: int):
         """Takes (adjusted) counts of the n-grams, [n], and the context that each belongs to."""
@@ -194,7 +195,7 @@ def _discounts(a: np.ndarray, *, is_modified: bool) -> Discounts | None:
 def _given(discount: float | Discounts | None) -> Discounts | None:
     if discount is None:
         return None
-    found = (discount,) * 3 if isinstance(discount, int | float) else tuple(discount)
+    found = (discount, discount, discount) if isinstance(discount, int | float) else discount
     if len(found) != 3:
         raise InputError(f"discount must be one number, or D_1, D_2 and D_3+, got {discount}")
     for r, d in enumerate(found, start=1):

@@ -3,7 +3,7 @@
 A row is a key, a count and a suffix. Rows stand in the order of their keys, and no key twice.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np

@@ -48,6 +48,7 @@ from seqlab.plots.images import (
     confusions,
     pixel_gradients,
 )
+from seqlab.plots.language import memory_by_order, perplexity_by_order, token_surprise
 from seqlab.plots.memory import beyond_trained_length, learning_curves, success_against_length
 from seqlab.plots.speed import time_ratios
 from seqlab.plots.style import band, new_figure, pick, save
@@ -73,9 +74,11 @@ __all__ = [
     "linear_sensitivity",
     "lyapunov_spectra",
     "mean_field_curve",
+    "memory_by_order",
     "neighbour_overlaps",
     "new_figure",
     "path_curves",
+    "perplexity_by_order",
     "phase_diagram",
     "pick",
     "pixel_gradients",
@@ -93,6 +96,7 @@ __all__ = [
     "success_against_length",
     "tanh_phase",
     "time_ratios",
+    "token_surprise",
     "training_curves",
     "training_heatmap",
     "truncated_training",

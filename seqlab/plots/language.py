@@ -1,0 +1,102 @@
+"""Language models: perplexity and memory against order, surprise token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from seqlab.plots.style import COLOURS, MARKERS, legend, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LINE_ENDS = {"\n": "\\n", "\t": "\\t", " ": "\N{OPEN BOX}"}  # what cannot be seen, shown
+
+
+def perplexity_by_order(
+    curves: Mapping[str, tuple[Sequence[int], Sequence[float]]],
+    levels: Mapping[str, float] | None = None,
+    *,
+    part: str = "test",
+) -> Figure:
+    """Perplexity of each smoothing against the order of its n-grams.
+
+    Args:
+      curves: smoothing -> (orders, perplexities); what is infinite or NaN is left out, and the
+        legend says so.
+      levels: name -> perplexity of what has no order, drawn as a line across.
+      part: of the text.
+    """
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+    figure, (axis,) = new_figure(1, width=6.4, height=3.8)
+    for k, (name, (orders, values)) in enumerate(curves.items()):
+        values = np.asarray(values, float)
+        finite = np.isfinite(values)
+        label = name if finite.all() else f"{name} (elsewhere infinite)"
+        style: Any = {"color": COLOURS[k % len(COLOURS)], "marker": MARKERS[k % len(MARKERS)],
+                      "zorder": 5 - 0.1 * k}  # fmt: skip  # the first on top
+        axis.plot(np.asarray(orders)[finite], values[finite], label=label, lw=1.3, markersize=4.5,
+                  **style)  # fmt: skip
+    for style, (name, value) in zip(("--", ":", "-."), (levels or {}).items(), strict=False):
+        axis.axhline(value, color="0.35", linestyle=style, lw=1.2, label=f"{name}: {value:.1f}")
+    axis.set(xlabel="order (words or characters in an n-gram)", ylabel=f"{part} perplexity")
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    legend(axis, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
+def memory_by_order(
+    orders: Sequence[int], stored: Sequence[float], full: Sequence[float]
+) -> Figure:
+    """Memory of what is stored of each order, beside a table of all V^n n-grams.
+
+    Args:
+      orders: [N].
+      stored, full: bytes, [N].
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    figure, (axis,) = new_figure(1, width=5.2, height=3.6)
+    axis.plot(
+        orders, full, color=COLOURS[1], marker="s", lw=1.3, label="a number for each of $V^n$"
+    )
+    axis.plot(orders, stored, color=COLOURS[0], marker="o", lw=1.3, label="n-grams of the text")
+    axis.set(xlabel="order n", ylabel="memory of the order's table (bytes)", yscale="log")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    legend(axis)
+    return figure
+
+
+def token_surprise(tokens: Sequence[str], bits: Mapping[str, Sequence[float]]) -> Figure:
+    """Surprise -log2 p of each token of a passage, a row a model, on one scale.
+
+    Args:
+      tokens: as they read, [N].
+      bits: model -> surprise of each token, [N].
+    """
+    values = np.array(list(bits.values()), float)
+    width = max(6.0, 0.33 * len(tokens) + 2.2)
+    figure, (axis,) = new_figure(1, width=width, height=1.3 + 0.38 * len(bits))
+    finite = values[np.isfinite(values)]
+    image = axis.imshow(
+        values, aspect="auto", cmap="cividis_r", vmin=0, vmax=finite.max(initial=1.0)
+    )
+    for (row, column), value in np.ndenumerate(values):
+        dark = not value < 0.55 * finite.max(initial=1.0)
+        axis.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=6.5,
+                  color="white" if dark else "black")  # fmt: skip
+    shown = [LINE_ENDS.get(token, token) for token in tokens]
+    rotation = 0 if max(map(len, shown)) <= 2 else 60
+    axis.set_xticks(range(len(tokens)), shown, rotation=rotation,
+                    ha="right" if rotation else "center", fontsize=7.5)  # fmt: skip
+    axis.set_yticks(range(len(bits)), list(bits), fontsize=7.5)
+    axis.grid(False)
+    figure.colorbar(image, ax=axis, label="surprise (bits)", pad=0.01)
+    return figure
