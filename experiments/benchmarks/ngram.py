@@ -12,8 +12,8 @@ Three parts:
 
 The text is generated: phrases of Zipf words, themselves drawn by a Zipf law, so that n-grams come
 again as in a real text. NLTK is timed once, on the same tokens (its perplexity on a few, it takes
-some 30 ms each); ours is the median of the rounds. Without nltk (extra `peers`) that part is absent.
-100 million tokens take about 25 GB in the temporary folder. Run it alone on the machine.
+some 30 ms each); ours is the median of the rounds. Without nltk (extra `peers`) that part is
+absent. 100 million tokens take about 25 GB in the temporary folder. Run it alone on the machine.
 """
 
 import importlib.util
@@ -31,7 +31,7 @@ import numpy as np
 
 from seqlab.cli import main
 from seqlab.data.checks import check_at_least, check_distinct
-from seqlab.data.vocabulary import EOS, SOS, SPECIALS, Words
+from seqlab.data.vocabulary import EOS, SPECIALS, Words
 from seqlab.ngram import Counts, count_ngrams, fit
 from seqlab.runlog import RunLog
 from seqlab.timing import time_variants
@@ -240,7 +240,8 @@ counts = count_ngrams(
 seconds = time.perf_counter() - clock
 status = Path("/proc/self/status")
 lines = status.read_text().splitlines() if status.exists() else []
-(peak,) = [int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM")] or [None]
+found = [int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM")]
+peak = found[0] if found else None
 print(json.dumps({"s": seconds, "peak_rss_mb": peak, "ngrams": sum(counts.num_distinct)}))
 """
 
