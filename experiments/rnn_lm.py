@@ -153,13 +153,12 @@ class Config:
         """Raises `InputError` for what cannot be run."""
         for field in ("num_layers", "hidden_size", "embed_size", "seq_len", "batch_size",
                       "accumulate", "num_epochs", "save_every", "log_every",
-                      "nonmonotone"):  # fmt: skip
+                      "nonmonotone", "decay_after"):  # fmt: skip
             check_at_least(getattr(self, field), 1, field)
         for field in ("patience", "num_devices", "top_k"):
             if getattr(self, field) is not None:
                 check_at_least(getattr(self, field), 1, field)
-        for field in ("decay_after", "write"):
-            check_at_least(getattr(self, field), 0, field)
+        check_at_least(self.write, 0, "write")
         for field in ("learning_rate", "clip_norm", "decay"):
             check_positive(getattr(self, field), field)
         if self.init_range is not None:
@@ -239,6 +238,8 @@ def run(config: Config, log: RunLog) -> None:
         return
     parts = text_parts(config.dataset, config.corpus)
     vocabulary = learn(config, parts["train"])
+    if config.write:
+        prime_ids(config, vocabulary)  # refused now, not after the training
     ids = {name: encode(vocabulary, text) for name, text in parts.items()}
     streams = Streams(ids["train"], config.batch_size, config.seq_len)
     per_epoch = streams.batches_per_epoch
@@ -453,19 +454,30 @@ def score_tokens(model, add, params, ids, vocabulary, *, num_characters) -> Toke
     )
 
 
-def write(config, log, model, params, vocabulary):
-    """Lets a model write: to the screen, and to `written.txt`."""
-    prime = vocabulary.encode(config.prime)
+def prime_ids(config, vocabulary):
+    """What the written text goes on from: the end of a line, then the prime.
+
+    Raises:
+      InputError: a prime with what the model has never seen.
+    """
     is_words = isinstance(vocabulary, Words)
-    spelt = config.prime.split() if is_words else config.prime
+    prime = vocabulary.encode(config.prime)
     if UNK in prime:
+        spelt = config.prime.split() if is_words else config.prime
         unknown = [token for token, one in zip(spelt, prime, strict=True) if one == UNK]
         if set(unknown) - {"<unk>"}:
             raise InputError(f"prime: the model has never seen {', '.join(map(repr, unknown[:5]))}")
+    end = [EOS] if is_words else vocabulary.encode("\n")
+    return np.concatenate([end, prime]).astype(np.int32)
+
+
+def write(config, log, model, params, vocabulary):
+    """Lets a model write: to the screen, and to `written.txt`."""
+    is_words = isinstance(vocabulary, Words)
     words = language.sample(
         model,
         params,
-        np.concatenate([[EOS], prime]).astype(np.int32),
+        prime_ids(config, vocabulary),
         config.write,
         jax.random.key(config.seed),
         temperature=config.temperature,
@@ -484,8 +496,8 @@ def write_from(config, log):
     """Writes with the best model of an earlier run."""
     trained, model, params, vocabulary = load(config.write_from)
     del trained
+    write(config, log, model, params, vocabulary)  # first: refused, it leaves no run behind
     log.write(step=0, vocabulary=vocabulary.digest)
-    write(config, log, model, params, vocabulary)
 
 
 def load(path: Path):

@@ -315,6 +315,58 @@ def test_full_is_a_preset_of_those_that_have_it(capsys):
     assert "--quick and --full both name a config" in capsys.readouterr().err
 
 
+class Published(Config):
+    @classmethod
+    def presets(cls):
+        return {"small": cls(seq_len=20), "large_2014": cls(seq_len=4000, loss="all")}
+
+
+@pytest.mark.parametrize(
+    ("argv", "seq_len", "loss"),
+    [
+        (["--preset", "small"], 20, "last"),
+        (["--preset=large_2014"], 4000, "all"),
+        (["--preset", "large_2014", "--seq-len", "7"], 7, "all"),
+        (["--seq-len", "7", "--preset", "large_2014"], 7, "all"),
+        (["--preset", "large_2014", "--seq-len", "200", "--loss", "last"], 200, "last"),
+    ],
+)
+def test_a_named_preset_is_where_the_other_flags_start(argv, seq_len, loss):
+    config = config_of(main(Published, run, plot, argv))
+    assert (config["seq_len"], config["loss"]) == (seq_len, loss)
+
+
+def test_an_unknown_preset_names_those_there_are(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(Published, run, plot, ["--preset", "smal"])
+    assert stop.value.code == 2
+    message = "error: test_cli has no preset 'smal'; known: small, large_2014\n"
+    assert capsys.readouterr().err == message
+    message = "error: test_cli has no preset 'small'; known: none\n"
+    assert fails(capsys, "--preset", "small") == message
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("other", [["--quick"], ["--full"], ["--from-run", "x"]])
+def test_a_named_preset_is_the_only_place_to_start(capsys, other):
+    main(Published, run, plot, ["--out", "x"])
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(Published, run, plot, ["--preset", "small", *other])
+    assert "both name a config to start from: give one" in capsys.readouterr().err
+
+
+def test_a_run_from_a_preset_keeps_its_config_and_is_gone_on_with(capsys):
+    path = main(Published, run, plot, ["--preset", "small", "--out", "x"])
+    (path / "summary.json").unlink()
+    with pytest.raises(SystemExit):
+        main(Published, run, plot, ["--preset", "large_2014", "--out", "x"])
+    assert "seq_len is 4000, the unfinished run in x has 20" in capsys.readouterr().err
+    assert config_of(main(Published, run, plot, ["--preset", "small", "--out", "x"])) == config_of(
+        path
+    )
+
+
 def test_the_same_config_twice_gives_the_same_metrics():
     first, second = (main(Config, run, plot, ["--quick"]) for _ in range(2))
     assert first != second

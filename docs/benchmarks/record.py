@@ -45,6 +45,12 @@ multiple of 64 times one net. `x_one`: an update, of one net trained as a run tr
 updates with tracing and compiling; `x_run`: a run of 1000 updates, which is both. A single update
 of a net of 64 units fills two cores by itself, so there is less to gain there.
 """,
+    "language_models": """## A training step of a language model
+
+The nets of Zaremba et al. (2014), B = 20, beside the same update in PyTorch on the same batches:
+forward, backward, clipping and SGD, dropout included, the carry kept. `x_torch` is how many times
+as many tokens a second, the median over rounds of the rounds' own ratios.
+""",
     "word2vec": """## word2vec beside gensim
 
 Skip-gram with 5 negatives, 100 dimensions, window 5, one epoch of the first words of the text;

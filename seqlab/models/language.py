@@ -1,5 +1,6 @@
 """Recurrent language models: what comes next, token by token."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -216,7 +217,8 @@ def sample(
     """Tokens [..., num_tokens] that a model writes after `prime` [..., T], one compiled program.
 
     p(w) is proportional to exp(logit_w / temperature) over the words that are left: the `top_k`
-    likeliest, and of these the fewest whose probability together reaches `top_p`.
+    likeliest, and of these the fewest whose probability together reaches `top_p`. Of equally likely
+    words the one of the smaller id is the likelier.
 
     Args:
       model: a functional `LanguageModel`.
@@ -237,7 +239,7 @@ def sample(
     for name, number in (("num_tokens", num_tokens), ("top_k", top_k)):
         if number is not None and number < 1:
             raise InputError(f"{name} must be 1 or more, got {number}")
-    if temperature < 0:
+    if not 0.0 <= temperature < math.inf:
         raise InputError(f"temperature must be 0 or more, got {temperature}")
     if top_p is not None and not 0.0 < top_p <= 1.0:
         raise InputError(f"top_p must be above 0 and at most 1, got {top_p}")
@@ -280,15 +282,16 @@ def draw(
     if temperature == 0:
         return jnp.argmax(logits, axis=-1)
     logits = logits / temperature
-    if top_k is not None and top_k < logits.shape[-1]:
-        least = jax.lax.top_k(logits, top_k)[0][..., -1:]
-        logits = jnp.where(logits < least, -jnp.inf, logits)
-    if top_p is not None and top_p < 1.0:
-        ordered = -jnp.sort(-logits, axis=-1)
-        shares = jax.nn.softmax(ordered)
-        before = jnp.cumsum(shares, axis=-1) - shares  # of all likelier words
-        least = jnp.min(jnp.where(before < top_p, ordered, jnp.inf), axis=-1, keepdims=True)
-        logits = jnp.where(logits < least, -jnp.inf, logits)
+    if top_k is not None or top_p is not None:
+        order = jnp.argsort(-logits, axis=-1)  # stable: of equal ones the smaller id is first
+        ordered = jnp.take_along_axis(logits, order, axis=-1)
+        if top_k is not None:
+            ordered = ordered.at[..., top_k:].set(-jnp.inf)
+        if top_p is not None and top_p < 1.0:
+            shares = jax.nn.softmax(ordered)
+            before = jnp.cumsum(shares, axis=-1) - shares  # of all likelier words
+            ordered = jnp.where(before < top_p, ordered, -jnp.inf)
+        logits = jnp.take_along_axis(ordered, jnp.argsort(order, axis=-1), axis=-1)
     return jax.random.categorical(key, logits)
 
 
