@@ -57,6 +57,15 @@ from seqlab.train import init_state, learning_rate_schedule, make_train_step
 
 SCORE_STEPS = 256  # steps of a window in the walk over the text that is scored
 DROPS = ("words", "inputs", "between", "outputs", "recurrent", "weights")
+PUBLISHED = {  # test perplexity by preset, of one net, without fine-tuning
+    "zaremba_small": ("Zaremba et al., 2014", 114.5),
+    "zaremba_medium": ("Zaremba et al., 2014", 82.7),
+    "zaremba_large": ("Zaremba et al., 2014", 78.4),
+    "awd": ("Merity et al., 2018", 58.8),
+}
+# Fields that leave a model and its training what they are.
+BESIDE = (*("save_every", "log_every", "on_nonfinite", "num_devices", "accumulate", "seed"),
+          *("write", "prime", "temperature", "top_k", "top_p"))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -543,6 +552,52 @@ def plot(path: Path) -> None:
         [row["norms"] for row in train],
     )
     plots.save(figure, path / "figures" / "training.png")
+    if valid:
+        figure = plots.perplexity_over_epochs(*perplexities(path, train, valid))
+        plots.save(figure, path / "figures" / "perplexity.png")
+
+
+def perplexities(path, train, valid):
+    """By epoch, of the training text as it was seen and of the other; of the test; as published."""
+    found = read_run(path)
+    epochs, ends = [row["epoch"] for row in valid], [row["step"] for row in valid]
+    which = np.searchsorted(ends, [row["step"] for row in train])  # of what epoch a row is
+    nats = np.array([row.get("nats", row["loss"]) for row in train], float)
+    seen = [k for k in range(len(epochs)) if np.any(which == k)]
+    is_dropping = any(found.record["config"].get(f"drop_{name}") for name in DROPS)
+    curves = {
+        "training, with dropout"
+        if any(found.record["config"].get(f"drop_{name}") for name in DROPS)
+        else "training": (
+            [epochs[k] for k in seen],
+            [perplexity(np.mean(nats[which == k])) for k in seen],
+        ),
+        "validation": (epochs, [perplexity(row["loss"]) for row in valid]),
+    }
+    losses = np.array([row["loss"] for row in valid], float)
+    points, test = {}, found.summary.get("test_perplexity")
+    if test is not None and np.isfinite(losses).any():
+        points["test, best epoch"] = epochs[int(np.nanargmin(losses))], test
+    return curves, points, published(found, path)
+
+
+def perplexity(nats):
+    """exp, infinite where that is out of reach."""
+    return math.exp(nats) if nats is not None and nats < 700 else math.inf
+
+
+def published(found, path):
+    """Source -> the test perplexity that a run of these settings had in its paper."""
+    try:
+        config = config_of(Config, found.record, path)
+    except InputError:  # of an earlier version of this study
+        return {}
+    beside = {name: getattr(config, name) for name in BESIDE}
+    for name, preset in Config.presets().items():
+        if name in PUBLISHED and replace(preset, **beside) == config:
+            source, level = PUBLISHED[name]
+            return {f"{source}, test": level}
+    return {}
 
 
 if __name__ == "__main__":

@@ -65,9 +65,7 @@ def test_the_mean_is_that_of_the_iterates_since_the_start(wrap, inner):
 
 def test_before_the_start_the_model_is_the_newest():
     for state in trained(averaging.averaged(optax.sgd(0.1)), begin=None):
-        jax.tree.map(
-            np.testing.assert_array_equal, averaging.model_params(state), state.params
-        )
+        jax.tree.map(np.testing.assert_array_equal, averaging.model_params(state), state.params)
         assert int(state.opt_state.count) == 0
 
 

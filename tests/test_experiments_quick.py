@@ -38,7 +38,7 @@ FIGURES = {
         "gates_ladder.png",
         "gains_and_costs.png",
     },
-    "experiments.rnn_lm": {"training.png"},
+    "experiments.rnn_lm": {"training.png", "perplexity.png"},
     "experiments.dynamics": {
         "lyapunov_spectra.png",
         "exponents_over_training.png",

@@ -59,10 +59,10 @@ def tokens(shape=(B, T), seed=0):
     return jnp.asarray(np.random.default_rng(seed).integers(0, V, shape))
 
 
-def ready(cells, *, tied=False, drop=Drop(), embed_size=D):
+def ready(cells, *, tied=False, drop=None, embed_size=D):
     """A model and parameters of which none is zero."""
     model = functional(
-        LanguageModel, cells, vocab_size=V, embed_size=embed_size, tied=tied, drop=drop
+        LanguageModel, cells, vocab_size=V, embed_size=embed_size, tied=tied, drop=drop or Drop()
     )
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0)))
     rng = np.random.default_rng(0)
@@ -123,9 +123,7 @@ def test_logits_are_those_of_a_loop(x64, tied):
 
 def test_fresh_parameters_begin_with_unit_variance():
     for tied, expected in ((False, 1.0), (True, 100**-0.5)):
-        model = functional(
-            LanguageModel, [GRU(100)], vocab_size=500, embed_size=100, tied=tied
-        )
+        model = functional(LanguageModel, [GRU(100)], vocab_size=500, embed_size=100, tied=tied)
         params = model.init(jax.random.key(0))
         assert np.std(params["embed"]["embedding"]) == pytest.approx(expected, rel=0.02)
         assert not np.any(params["head"]["bias"])

@@ -7,8 +7,8 @@ The models are presets of `experiments.rnn_lm`, by default the small and the med
 et al. (2014): B = 20 streams of Penn Treebank, or of a generated Zipf text of as many words where
 it cannot be had, the carry kept from batch to batch and detached. One update is forward, backward,
 clipping and SGD, float32, dropout included. Ours is the study's own training step as its session
-runs it, the batch shared out over one XLA device a core where it is large enough; norms by group
-are left out, as PyTorch measures none. PyTorch's is `nn.Embedding`, `nn.LSTM`, `nn.Linear`,
+runs it, norms included, the batch shared out over one XLA device a core where it is large enough.
+PyTorch's is `nn.Embedding`, `nn.LSTM`, `nn.Linear`,
 `cross_entropy`, `clip_grad_norm_` and `SGD`, with as many threads as there are cores.
 
 Both take the same batches in turn in one process, the order turned every other round. The rate is
@@ -137,7 +137,7 @@ def read(config, log):
 
 
 def settings(config, name):
-    """The study's config of a preset at these sizes, norms never measured, and its init range."""
+    """The study's config of a preset at these sizes, and the range of its first weights."""
     study = importlib.import_module(STUDY)
     preset = study.Config.presets()[name]
     size = config.hidden_size or preset.hidden_size
@@ -152,7 +152,6 @@ def ours(config, vocabulary, batches):
     """A call that takes an update a batch as a `Session` does, and goes on where it ended."""
     study = importlib.import_module(STUDY)
     step, state = study.build(config, {"vocabulary": vocabulary.to_json()})
-    step = replace(step, norms_every=None)
     shared = Devices.sharing(config.batch_size, config.num_devices)
     if shared is None:
         compiled = jax.jit(step)

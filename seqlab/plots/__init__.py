@@ -48,7 +48,12 @@ from seqlab.plots.images import (
     confusions,
     pixel_gradients,
 )
-from seqlab.plots.language import memory_by_order, perplexity_by_order, token_surprise
+from seqlab.plots.language import (
+    memory_by_order,
+    perplexity_by_order,
+    perplexity_over_epochs,
+    token_surprise,
+)
 from seqlab.plots.memory import beyond_trained_length, learning_curves, success_against_length
 from seqlab.plots.speed import time_ratios
 from seqlab.plots.style import band, new_figure, pick, save
@@ -79,6 +84,7 @@ __all__ = [
     "new_figure",
     "path_curves",
     "perplexity_by_order",
+    "perplexity_over_epochs",
     "phase_diagram",
     "pick",
     "pixel_gradients",

@@ -1,4 +1,4 @@
-"""Language models: perplexity and memory against order, surprise token by token."""
+"""Language models: perplexity over epochs, perplexity and memory against order, surprise."""
 
 from __future__ import annotations
 
@@ -49,6 +49,47 @@ def perplexity_by_order(
     axis.yaxis.set_minor_formatter(NullFormatter())
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend(axis, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
+def perplexity_over_epochs(
+    curves: Mapping[str, tuple[Sequence[int], Sequence[float]]],
+    points: Mapping[str, tuple[int, float]] | None = None,
+    levels: Mapping[str, float] | None = None,
+) -> Figure:
+    """Perplexity over training; on a log scale where it spans more than a factor of ten.
+
+    Args:
+      curves: part of the text -> (epochs, perplexities); what is infinite or NaN is left out.
+      points: name -> (epoch, perplexity) of what was measured once, such as the test text.
+      levels: name -> perplexity, drawn as a line across.
+    """
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+    figure, (axis,) = new_figure(1, width=6.4, height=3.6)
+    seen = [*(levels or {}).values(), *(value for _, value in (points or {}).values())]
+    for k, (name, (epochs, values)) in enumerate(curves.items()):
+        values = np.asarray(values, float)
+        finite = np.isfinite(values)
+        seen += values[finite].tolist()
+        style: Any = {"color": COLOURS[k % len(COLOURS)], "marker": MARKERS[k % len(MARKERS)]}
+        size = 4.0 if len(values) < 60 else 0.0
+        axis.plot(np.asarray(epochs)[finite], values[finite], label=name, lw=1.4, markersize=size,
+                  **style)  # fmt: skip
+    for k, (name, (epoch, value)) in enumerate((points or {}).items(), start=len(curves)):
+        axis.plot([epoch], [value], color=COLOURS[k % len(COLOURS)], marker="*", markersize=10,
+                  markeredgewidth=0, lw=0, zorder=6, label=f"{name}: {value:.1f}")  # fmt: skip
+    for style, (name, value) in zip(("--", ":", "-."), (levels or {}).items(), strict=False):
+        axis.axhline(value, color="0.35", linestyle=style, lw=1.2, label=f"{name}: {value:.1f}")
+    axis.set(xlabel="epoch", ylabel="perplexity")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    seen = [value for value in seen if 0 < value < np.inf]
+    if seen and max(seen) > 10 * min(seen):
+        axis.set_yscale("log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(NullFormatter())
+    legend(axis)
     return figure
 
 
