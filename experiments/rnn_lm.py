@@ -21,7 +21,7 @@ size at which char-rnn starts. Learning rates and clipping are of the mean loss 
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -360,7 +360,8 @@ def build(config, files, num_steps=1_000_000_000):
         extra = {"weight": count}
         if config.ar or config.tar:
             extra["nats"] = loss
-            loss += language.activation_penalty(output, batch["mask"], config.ar, config.tar)
+            own = cast(language.LanguageOutput, output)
+            loss += language.activation_penalty(own, batch["mask"], config.ar, config.tar)
         return loss, (extra, carry)
 
     train_step = make_train_step(
@@ -486,7 +487,7 @@ def write(config, log, model, params, vocabulary):
     words = language.sample(
         model,
         params,
-        prime_ids(config, vocabulary),
+        jnp.asarray(prime_ids(config, vocabulary)),
         config.write,
         jax.random.key(config.seed),
         temperature=config.temperature,
@@ -566,9 +567,7 @@ def perplexities(path, train, valid):
     seen = [k for k in range(len(epochs)) if np.any(which == k)]
     is_dropping = any(found.record["config"].get(f"drop_{name}") for name in DROPS)
     curves = {
-        "training, with dropout"
-        if any(found.record["config"].get(f"drop_{name}") for name in DROPS)
-        else "training": (
+        "training, with dropout" if is_dropping else "training": (
             [epochs[k] for k in seen],
             [perplexity(np.mean(nats[which == k])) for k in seen],
         ),

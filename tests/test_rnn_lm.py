@@ -2,6 +2,8 @@
 
 import json
 import math
+from dataclasses import replace
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ from experiments import rnn_lm as study
 from seqlab.cli import main
 from seqlab.data.text import text_parts
 from seqlab.data.vocabulary import EOS, UNK
-from seqlab.runlog import read_run
+from seqlab.runlog import config_values, read_run
 from seqlab.scoring import load_scores
 
 # No epoch improves at such a rate for long: averaging begins soon.
@@ -192,6 +194,43 @@ def test_a_prime_is_refused_before_the_training(corpus, tmp_path, capsys):
     message = fails(capsys, *flags, "--num-epochs", "1000000")  # of characters
     assert "prime: the model has never seen 'W', 'h', 'o', 'a', 'r'" in message
     assert not (tmp_path / "run").exists()
+
+
+def test_perplexities_of_the_figure_are_those_of_the_metrics(trained):
+    metrics, summary = read_run(trained).metrics, read_run(trained).summary
+    train = [row for row in metrics if row.get("split") == "train"]
+    valid = [row for row in metrics if row.get("split") == "valid"]
+    curves, points, levels = study.perplexities(trained, train, valid)
+    assert set(curves) == {"training, with dropout", "validation"}
+    epochs, values = curves["validation"]
+    assert epochs == [1, 2, 3, 4, 5]
+    np.testing.assert_allclose(values, [math.exp(row["loss"]) for row in valid])
+    epochs, values = curves["training, with dropout"]
+    end = [0] + [row["step"] for row in valid]
+    for epoch, value in zip(epochs, values, strict=True):
+        own = [row["loss"] for row in train if end[epoch - 1] < row["step"] <= end[epoch]]
+        assert value == pytest.approx(math.exp(np.mean(own)))
+    best = 1 + int(np.argmin([row["loss"] for row in valid]))
+    assert points == {"test, best epoch": (best, summary["test_perplexity"])}
+    assert levels == {}  # no paper has this net
+
+
+def test_a_published_level_is_of_those_very_settings():
+    presets = study.Config.presets()
+
+    class Found:
+        record: ClassVar = {"experiment": "rnn_lm"}
+
+    def level(config):
+        Found.record["config"] = json.loads(json.dumps(config_values(config)))
+        return study.published(Found, "run")
+
+    small = presets["zaremba_small"]
+    assert level(small) == {"Zaremba et al., 2014, test": 114.5}
+    assert level(replace(small, seed=7, write=0, save_every=5)) == level(small)
+    assert level(replace(small, hidden_size=100)) == {}
+    assert level(presets["awd"]) == {"Merity et al., 2018, test": 58.8}
+    assert level(presets["char_small"]) == {}
 
 
 # Published settings
