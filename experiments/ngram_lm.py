@@ -3,6 +3,7 @@
     python -m experiments.ngram_lm
     python -m experiments.ngram_lm --dataset ptb --order 6
     python -m experiments.ngram_lm --dataset tinyshakespeare --level char --order 7
+    python -m experiments.ngram_lm --dataset korean --level subword    # or bilingual; or char
     python -m experiments.ngram_lm --corpus my.txt --min-count 2 --prime "The"
     python -m experiments.ngram_lm --dataset ptb --beside runs/rnn_lm/...    # mixed with that model
 
@@ -11,7 +12,7 @@ EM on the validation part: maximum likelihood of all orders, the model with a ca
 and, `--beside` a finished run that has scored the same tokens, both together. Penn Treebank, order
 5, modified Kneser-Ney: test perplexity 141.2, in seconds.
 
-In the run directory: `scores-valid.npz` and `scores-test.npz`, the log probability of every token
+In the run directory: `valid_scores.npz` and `test_scores.npz`, the log probability of every token
 (`seqlab.scoring.load_scores`), `vocabulary.json`, and with `--arpa` the model for other tools.
 Figures: perplexity against order, memory against order beside V^n, surprise on a passage.
 """
@@ -28,7 +29,7 @@ from seqlab import plots
 from seqlab.cli import main
 from seqlab.data.checks import check_at_least, check_distinct, check_known, check_positive
 from seqlab.data.text import text_digest, text_parts
-from seqlab.data.vocabulary import EOS, Characters, Words
+from seqlab.data.vocabulary import EOS, UNK, UNKNOWN_CHARACTER, BytePairs, Characters, Words
 from seqlab.errors import InputError
 from seqlab.ngram import SMOOTHINGS, count_ngrams, fit, write_arpa
 from seqlab.ngram.counts import LARGEST_ORDER
@@ -37,8 +38,8 @@ from seqlab.runlog import RunLog, read_run
 from seqlab.scoring import cache_scores, em_weights, interpolate, load_scores, summary
 
 PARTS = ("valid", "test")
-SCORES = "scores-{}.npz"
-PASSAGE = {"word": 28, "char": 60}  # tokens that are shown
+SCORES = "{}_scores.npz"  # as those of rnn_lm
+PASSAGE = {"word": 28, "subword": 36, "char": 60}  # tokens that are shown
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,16 @@ class Config:
     """n-gram models of one text."""
 
     dataset: str = "embedded"
-    """embedded, tinyshakespeare or ptb"""
+    """embedded, tinyshakespeare, ptb, korean, bilingual (English and Korean), wikitext-2 or
+    wikitext-103"""
     corpus: Path | None = None
     """a UTF-8 text file of your own instead"""
-    level: Literal["char", "word"] = "word"
-    """what a token is"""
+    level: Literal["char", "word", "subword"] = "word"
+    """what a token is; subwords are byte pairs"""
     min_count: int = 1
     """words seen less often become <unk>"""
     max_vocabulary: int | None = None
-    """largest number of words; rarer ones become <unk>"""
+    """largest number of words, of which rarer ones become <unk>, or of byte pairs"""
     order: int = 5
     """N, the largest; all below it are looked at too"""
     smoothing: str = "modified-kneser-ney"
@@ -96,8 +98,12 @@ class Config:
             check_at_least(self.top_k, 1, "top_k")
         if not 0 < self.cache_decay < 1:
             raise InputError(f"cache_decay must be between 0 and 1, got {self.cache_decay}")
-        if self.level == "char" and (self.min_count > 1 or self.max_vocabulary is not None):
-            raise InputError("min_count and max_vocabulary are for --level word")
+        if self.level != "word" and self.min_count > 1:
+            raise InputError("min_count is for --level word")
+        if self.max_vocabulary is not None:
+            if self.level == "char":
+                raise InputError("max_vocabulary is for --level word and subword")
+            check_at_least(self.max_vocabulary, 5, "max_vocabulary")
 
     @classmethod
     def quick(cls):
@@ -141,7 +147,7 @@ def run(config: Config, log: RunLog) -> None:
     look_at_passage(config, vocabulary, own, by_order, mixtures, log)
     drawn = model.sample(
         config.sample_tokens, seed=config.seed, temperature=config.temperature,
-        top_k=config.top_k, prime=prime,
+        top_k=config.top_k, prime=prime, steps=writable(vocabulary),
     )  # fmt: skip
     log.write(step=config.order, look="sample", text=config.prime, goes_on=shown(vocabulary, drawn))
     if config.arpa:
@@ -166,6 +172,8 @@ def learn(config, text):
     """The vocabulary of a text."""
     if config.level == "char":
         return Characters.of(text)
+    if config.level == "subword":
+        return BytePairs.of(text, size=config.max_vocabulary or 2000)
     return Words.of(text, min_count=config.min_count, max_size=config.max_vocabulary)
 
 
@@ -177,12 +185,21 @@ def encode(vocabulary, text):
 
 def characters(config, text):
     """What bits per character are counted by; unknown words do not say what they cost."""
-    return len(text) if config.level == "char" else None
+    return None if config.level == "word" else len(text)
+
+
+def writable(vocabulary):
+    """What a sample may go on with, see `NGram.sample`: whole characters that can be shown."""
+    if isinstance(vocabulary, BytePairs):
+        return vocabulary.utf8_steps
+    known = np.arange(len(vocabulary)) != UNK
+    return np.where(known, 0, -1)[None] if isinstance(vocabulary, Characters) else None
 
 
 def shown(vocabulary, ids):
-    """Ids as text, <eos> as a line end."""
-    return vocabulary.decode_lines(ids)
+    """Ids as text, <eos> as a line end; without a last character that is not whole."""
+    text = vocabulary.decode_lines(ids)
+    return text.rstrip(UNKNOWN_CHARACTER) if isinstance(vocabulary, BytePairs) else text
 
 
 def look_at_memory(model, counts, log):

@@ -2,6 +2,7 @@
 
     python -m experiments.rnn_lm
     python -m experiments.rnn_lm --preset zaremba_small        # Penn Treebank, about an hour
+    python -m experiments.rnn_lm --dataset korean --level subword    # or bilingual, or --level char
     python -m experiments.rnn_lm --corpus my.txt --cell gru --out runs/mine
     python -m experiments.rnn_lm --write-from runs/mine --prime "The " --temperature 0.8
 
@@ -40,6 +41,7 @@ from seqlab.data.vocabulary import (
     PAD,
     SOS,
     UNK,
+    UNKNOWN_CHARACTER,
     BytePairs,
     Characters,
     Words,
@@ -75,7 +77,8 @@ class Config:
     may_change: ClassVar = ("save_every", "patience", "num_devices", "on_nonfinite")
 
     dataset: str = "embedded"
-    """embedded, tinyshakespeare or ptb"""
+    """embedded, tinyshakespeare, ptb, korean, bilingual (English and Korean), wikitext-2 or
+    wikitext-103"""
     corpus: Path | None = None
     """a UTF-8 text file of your own instead"""
     level: Literal["char", "word", "subword"] = "char"
@@ -494,9 +497,13 @@ def write(config, log, model, params, vocabulary):
         top_k=config.top_k,
         top_p=config.top_p,
         banned=(PAD, SOS) if is_words else (PAD, UNK, SOS, EOS),
+        steps=getattr(vocabulary, "utf8_steps", None),
     )
     text = config.prime + " " * (is_words and bool(config.prime))
-    text += vocabulary.decode_lines(np.asarray(words))
+    written = vocabulary.decode_lines(np.asarray(words))
+    if isinstance(vocabulary, BytePairs):
+        written = written.rstrip(UNKNOWN_CHARACTER)  # a character whose last byte did not fit
+    text += written
     if log.writes:
         (log.path / "written.txt").write_text(text + "\n", encoding="utf-8", errors="replace")
         log.console.print(text, markup=False, highlight=False, soft_wrap=True)

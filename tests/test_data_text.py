@@ -1,13 +1,18 @@
 import hashlib
+import itertools
 import os
 import string
 import sys
+import unicodedata
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from seqlab.data.text import embedded_text, load_text, sample_windows, text_digest
+from seqlab.data import sources
+from seqlab.data.sources import File
+from seqlab.data.text import embedded_text, load_text, sample_windows, text_digest, text_parts
 from seqlab.errors import InputError
 
 
@@ -177,3 +182,85 @@ def test_text_shorter_than_a_window_says_both_lengths():
 def test_no_windows_or_empty_ones_are_refused(count, length):
     with pytest.raises(InputError, match="1 or more, got 0"):
         sample_windows(np.arange(4), np.random.default_rng(0), count, length)
+
+
+def use_mirror(tmp_path, monkeypatch, set_name, name, content):
+    """A mirror that holds one file, made up and registered as what it is."""
+    (tmp_path / set_name).mkdir()
+    (tmp_path / set_name / name).write_bytes(content)
+    entry = File(name, "", len(content), hashlib.sha256(content).hexdigest())
+    monkeypatch.setitem(sources.SOURCES, set_name, (entry,))
+    monkeypatch.setenv("SEQLAB_DATA_MIRROR", str(tmp_path))
+
+
+def check_pairs_in_parts(parts, pairs):
+    """All pairs are there, once, and no line is in two parts."""
+    lines = {part: text.split("\n") for part, text in parts.items()}
+    assert all(each.pop() == "" for each in lines.values())
+    found = [pair for each in lines.values() for pair in zip(each[0::2], each[1::2], strict=True)]
+    assert sorted(found) == sorted(pairs)
+    for one, other in itertools.combinations(lines.values(), 2):
+        assert not set(one) & set(other)
+    return {part: len(each) // 2 for part, each in lines.items()}
+
+
+def test_korean_is_questions_and_answers_composed_and_no_line_in_two_parts(tmp_path, monkeypatch):
+    decomposed = unicodedata.normalize("NFD", "좋은 아침, 친구")
+    rows = [(f"질문 {k}", f"답 {k // 3}") for k in range(120)]  # one answer for three questions
+    rows += [(f"질문 {k}", f"또 답 {k}") for k in range(0, 120, 4)]  # and questions asked twice
+    content = "Q,A,label\r\n" + "".join(f"{q},{a},0\r\n" for q, a in rows)
+    content += f'"{decomposed}"," 네,  좋은 아침! ","2   "\r\n'
+    use_mirror(tmp_path, monkeypatch, "korean_chatbot", "ChatbotData.csv", content.encode())
+    parts = text_parts("korean")
+    sizes = check_pairs_in_parts(parts, [*rows, ("좋은 아침, 친구", "네, 좋은 아침!")])
+    assert sizes["valid"] >= 3
+    assert sizes["test"] >= 3
+    assert sizes["train"] > 0.8 * sum(sizes.values())
+    assert load_text("korean") == parts["train"]
+    assert text_parts("korean") == parts
+    # The order of the file's rows is not what parts are cut by.
+    assert parts["train"] != "".join(f"{q}\n{a}\n" for q, a in rows)[: len(parts["train"])]
+
+
+def test_bilingual_is_a_sentence_and_its_translation_together(tmp_path, monkeypatch):
+    rows = [(f"Sentence {k % 90}.", f"문장 {k}.") for k in range(100)]
+    content = "".join(f"{en}\t{ko}\tCC-BY 2.0 (France) #{k}\n" for k, (en, ko) in enumerate(rows))
+    use_mirror(tmp_path, monkeypatch, "tatoeba_en_ko", "kor.txt", content.encode())
+    parts = text_parts("bilingual")
+    check_pairs_in_parts(parts, rows)
+    assert "CC-BY" not in "".join(parts.values())
+
+
+@pytest.mark.parametrize("name", ["wikitext-2", "wikitext-103"])
+def test_wikitext_is_the_three_files_of_its_archive(name, tmp_path, monkeypatch):
+    path = tmp_path / "made.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for part in ("train", "valid", "test"):
+            archive.writestr(f"{name}/wiki.{part}.tokens", f" \n = {part} = \n un@-@seen <unk> \n")
+    use_mirror(tmp_path, monkeypatch, name, f"{name}-v1.zip", path.read_bytes())
+    parts = text_parts(name)
+    assert list(parts) == ["train", "valid", "test"]
+    assert parts["valid"] == " \n = valid = \n un@-@seen <unk> \n"
+    assert load_text(name) == parts["train"]
+
+
+@pytest.mark.parametrize(
+    ("name", "set_name", "pairs"),
+    [("korean", "korean_chatbot", 11_823), ("bilingual", "tatoeba_en_ko", 3_318)],
+)
+def test_real_pairs_keep_to_their_parts(name, set_name, pairs, monkeypatch):
+    use_real(set_name, monkeypatch)
+    parts = text_parts(name)
+    lines = {part: text.split("\n")[:-1] for part, text in parts.items()}
+    assert sum(map(len, lines.values())) == 2 * pairs
+    assert not set(lines["train"]) & {*lines["valid"], *lines["test"]}
+    assert not set(lines["valid"]) & set(lines["test"])
+    assert all(len(lines[part]) > 0.04 * 2 * pairs for part in lines)
+    text = "".join(parts.values())
+    assert unicodedata.is_normalized("NFC", text)
+    assert any("가" <= char <= "힣" for char in text)
+    if name == "bilingual":  # one line is English, the next Korean
+        assert not any("가" <= char <= "힣" for line in lines["test"][0::2] for char in line)
+    first = {"korean": "수면제 먹고 다섯시간이나 잤네",
+             "bilingual": "You need good equipment to climb that mountain."}  # fmt: skip
+    assert lines["test"][0] == first[name]  # the parts are those of every earlier run

@@ -464,3 +464,34 @@ def test_importing_brings_in_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "\n"
+
+
+def test_utf8_steps_allow_exactly_what_python_can_decode():
+    vocabulary = BytePairs.of("안녕하세요, 친구들. 좋은 아침입니다! 좋은 친구들 😀😀 é", size=290)
+    steps = vocabulary.utf8_steps
+    assert steps.shape == (8, len(vocabulary))
+    assert (steps[:, :4] == -1).all()  # special tokens
+    rng = np.random.default_rng(0)
+
+    def whole(ids):
+        state = 0
+        for i in ids:
+            state = int(steps[state, i]) if state >= 0 else -1
+        return state
+
+    for text in ("안녕 é 😀", "ascii", "\U0010ffff\ud7ff\ue000\u0800\x80"):
+        assert whole(vocabulary.encode(text)) == 0
+    # Every two bytes, and bytes at random where every limit of the encoding is near.
+    edges = [0x00, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC1, 0xC2, 0xDF, 0xE0, 0xE1, 0xEC,
+             0xED, 0xEE, 0xEF, 0xF0, 0xF1, 0xF3, 0xF4, 0xF5, 0xFF]  # fmt: skip
+    tried = [bytes([a, b]) for a in range(256) for b in range(256)]
+    tried += [bytes(rng.choice(edges, size=rng.integers(1, 6))) for _ in range(5000)]
+    for content in tried:
+        state = whole([4 + byte for byte in content])
+        try:
+            content.decode()
+            assert state == 0, content
+        except UnicodeDecodeError as error:
+            unfinished = "unexpected end" in str(error)
+            assert (state > 0) == unfinished, content
+            assert state != 0, content

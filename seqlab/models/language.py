@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx, struct
 
 from seqlab.errors import InputError
@@ -213,6 +214,7 @@ def sample(
     top_k: int | None = None,
     top_p: float | None = None,
     banned: Sequence[int] = (),
+    steps: np.ndarray | None = None,
 ) -> Array:
     """Tokens [..., num_tokens] that a model writes after `prime` [..., T], one compiled program.
 
@@ -230,6 +232,8 @@ def sample(
       top_k: None, or how many words are left.
       top_p: None, or the share of probability that is left (nucleus).
       banned: tokens that are never written, such as <pad>.
+      steps: None, or of each state the state after each token, [S, V], -1 for what is not written
+        there; the text begins in state 0. See `BytePairs.utf8_steps`.
 
     Raises:
       InputError: numbers out of range, or an empty prime.
@@ -251,17 +255,23 @@ def sample(
         carry = jax.tree.map(lambda leaf: leaf[..., -1, :], output.carries["rnn"])
         return output.logits[..., -1, :], carry
 
+    table = jnp.zeros((1, 1), jnp.int32) if steps is None else jnp.asarray(steps, jnp.int32)
+
     @jax.jit
     def write(params, prime, key):
-        def turn(state, key):
-            logits, carry = state
+        def turn(before, key):
+            (logits, carry), state = before
+            if steps is not None:
+                logits = jnp.where(table[state] >= 0, logits, -jnp.inf)
             word = draw(
                 logits, key, temperature=temperature, top_k=top_k, top_p=top_p, banned=banned
             )
-            return last(model.apply(params, word[..., None], carry=carry)), word
+            state = state if steps is None else table[state, word]
+            return (last(model.apply(params, word[..., None], carry=carry)), state), word
 
         keys = jax.random.split(key, num_tokens)
-        _, words = jax.lax.scan(turn, last(model.apply(params, prime)), keys)
+        start = last(model.apply(params, prime)), jnp.zeros(prime.shape[:-1], jnp.int32)
+        _, words = jax.lax.scan(turn, start, keys)
         return jnp.moveaxis(words, 0, -1)
 
     return write(params, prime, key)

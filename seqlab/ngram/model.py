@@ -218,6 +218,7 @@ class NGram:
         temperature: float = 1.0,
         top_k: int | None = None,
         prime: np.ndarray | Sequence[int] = (),
+        steps: np.ndarray | None = None,
     ) -> np.ndarray:
         """Ids drawn one after the other, int64 [num_tokens]; after an EOS a sentence begins.
 
@@ -227,6 +228,8 @@ class NGram:
           temperature: probabilities are raised to 1 / temperature; below 1 the probable gains.
           top_k: draw among the k most probable only; None for all.
           prime: ids that the sample goes on from.
+          steps: None, or of each state the state after each id, [S, V], -1 for what is not drawn
+            there; the sample begins in state 0. See `BytePairs.utf8_steps`.
 
         Raises:
           InputError: a number out of range.
@@ -237,14 +240,18 @@ class NGram:
             check_at_least(top_k, 1, "top_k")
         rng = np.random.default_rng(seed)
         ids = [SOS, *(int(i) for i in prime)]
+        state = 0
         for _ in range(num_tokens):
             probs = self.next_distribution(ids[-self.order :])
+            if steps is not None:
+                probs = np.where(steps[state] >= 0, probs, 0.0)
             # Scaled first: a power of small numbers may leave the range of float64.
             probs = (probs / probs.max()) ** (1 / temperature)
             if top_k is not None and top_k < len(probs):
                 probs[np.argsort(-probs, kind="stable")[top_k:]] = 0
             cumulative = np.cumsum(probs)
             ids.append(int(np.searchsorted(cumulative, rng.random() * cumulative[-1], "right")))
+            state = state if steps is None else int(steps[state, ids[-1]])
         return np.array(ids[len(ids) - num_tokens :], np.int64)
 
     def generate(

@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from seqlab.plots.style import COLOURS, MARKERS, legend, new_figure
+from seqlab.plots.style import COLOURS, MARKERS, fonts, legend, new_figure, readable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-LINE_ENDS = {"\n": "\\n", "\t": "\\t", " ": "\N{OPEN BOX}"}  # what cannot be seen, shown
 
 
 def perplexity_by_order(
@@ -133,10 +131,11 @@ def token_surprise(tokens: Sequence[str], bits: Mapping[str, Sequence[float]]) -
         dark = not value < 0.55 * finite.max(initial=1.0)
         axis.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=6.5,
                   color="white" if dark else "black")  # fmt: skip
-    shown = [LINE_ENDS.get(token, token) for token in tokens]
+    shown = [readable(token) for token in tokens]
     rotation = 0 if max(map(len, shown)) <= 2 else 60
     axis.set_xticks(range(len(tokens)), shown, rotation=rotation,
-                    ha="right" if rotation else "center", fontsize=7.5)  # fmt: skip
+                    ha="right" if rotation else "center", rotation_mode="anchor" if rotation else
+                    "default", fontsize=7.5, fontfamily=fonts(), parse_math=False)  # fmt: skip
     axis.set_yticks(range(len(bits)), list(bits), fontsize=7.5)
     axis.grid(False)
     figure.colorbar(image, ax=axis, label="surprise (bits)", pad=0.01)

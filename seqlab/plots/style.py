@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,11 @@ LN10 = float(np.log(10.0))
 # Okabe and Ito's colours, which readers with any colour vision can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "os^Dv<>P*X"
+HIDDEN = {"\n": "\\n", "\t": "\\t", " ": "\N{OPEN BOX}"}  # what cannot be seen, shown
+# Fonts with Hangul, and mostly with Chinese characters and kana too, as systems call them.
+WIDE_FONTS = ("Noto Sans CJK KR", "Noto Sans KR", "Noto Sans CJK JP", "NanumGothic",
+              "Malgun Gothic", "Apple SD Gothic Neo", "AppleGothic", "UnDotum", "Baekmuk Dotum",
+              "Droid Sans Fallback", "Arial Unicode MS")  # fmt: skip
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -83,6 +90,42 @@ def shared_legend(figure: Figure, axes: Sequence[Axes], *, below: bool = False) 
     if below:
         place = {"loc": "outside lower center", "fontsize": 8, "ncols": len(handles)}
     figure.legend(handles.values(), handles.keys(), frameon=False, **place)
+
+
+@cache
+def fonts() -> tuple[str, ...]:
+    """Names of the fonts that texts of data are drawn in, by the first that has the character."""
+    from matplotlib.font_manager import fontManager
+
+    known = {font.name for font in fontManager.ttflist}
+    return ("DejaVu Sans", *[name for name in WIDE_FONTS if name in known][:1])
+
+
+@cache
+def _drawable() -> frozenset[int]:
+    """Code points that `fonts` have."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    found = [get_font(findfont(FontProperties(family=name))) for name in fonts()]
+    return frozenset(code for font in found for code in font.get_charmap())
+
+
+def readable(text: str) -> str:
+    """A text of data as it can be drawn: blanks and line ends seen, characters of no font spelt.
+
+    A Hangul syllable that no font of this machine has is spelt in Latin letters, as Unicode names
+    it; another character by its code point.
+    """
+    return "".join(
+        HIDDEN.get(char) or (char if ord(char) in _drawable() else _spelt(char)) for char in text
+    )
+
+
+def _spelt(char: str) -> str:
+    name = unicodedata.name(char, "")
+    if name.startswith("HANGUL SYLLABLE "):
+        return name.removeprefix("HANGUL SYLLABLE ").lower()
+    return f"U+{ord(char):04X}"
 
 
 def log10(log_norm: Any) -> np.ndarray:
