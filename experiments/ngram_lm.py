@@ -12,7 +12,7 @@ EM on the validation part: maximum likelihood of all orders, the model with a ca
 and, `--beside` a finished run that has scored the same tokens, both together. Penn Treebank, order
 5, modified Kneser-Ney: test perplexity 141.2, in seconds.
 
-In the run directory: `valid_scores.npz` and `test_scores.npz`, the log probability of every token
+In the run directory: `scores-valid.npz` and `scores-test.npz`, the log probability of every token
 (`seqlab.scoring.load_scores`), `vocabulary.json`, and with `--arpa` the model for other tools.
 Figures: perplexity against order, memory against order beside V^n, surprise on a passage.
 """
@@ -38,7 +38,7 @@ from seqlab.runlog import RunLog, read_run
 from seqlab.scoring import cache_scores, em_weights, interpolate, load_scores, summary
 
 PARTS = ("valid", "test")
-SCORES = "{}_scores.npz"  # as those of rnn_lm
+SCORES = "scores-{}.npz"  # as those of rnn_lm
 PASSAGE = {"word": 28, "subword": 36, "char": 60}  # tokens that are shown
 
 

@@ -10,7 +10,7 @@ The text is read as parallel streams, and the carry goes from batch to batch; gr
 `seq_len` steps. Killed or stopped, the same command with the same `--out` goes on to the same
 numbers. In the end the best model of all epochs is scored: every token of the validation and the
 test text, ends of sentences too, in one walk that keeps its carry throughout; the scores of the
-tokens are files of the run, `valid_scores.npz` and `test_scores.npz`, as those of
+tokens are files of the run, `scores-valid.npz` and `scores-test.npz`, as those of
 `experiments.ngram_lm` are. Figures: loss and norms over training; perplexity over epochs.
 
 Presets: zaremba_small, zaremba_medium and zaremba_large are those of Zaremba et al. (2014), awd
@@ -309,7 +309,7 @@ def run(config: Config, log: RunLog) -> None:
     }  # fmt: skip
     if log.writes:
         for part, each in scores.items():
-            each.save(log.path / f"{part}_scores.npz")
+            each.save(log.path / f"scores-{part}.npz")
     figures = summary(scores["valid"], scores["test"])
     steps_per_s = session.figures()["steps_per_s"]
     figures["tokens_per_s"] = steps_per_s and steps_per_s * config.batch_size * config.seq_len

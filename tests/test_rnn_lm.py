@@ -72,7 +72,7 @@ def trained(corpus, tmp_path_factory):
 
 def test_the_summary_has_the_promised_figures_and_the_score_files_agree(trained, corpus):
     summary = read_run(trained).summary
-    scores = {part: load_scores(trained / f"{part}_scores.npz") for part in ("valid", "test")}
+    scores = {part: load_scores(trained / f"scores-{part}.npz") for part in ("valid", "test")}
     test = scores["test"]
     assert summary["valid_perplexity"] == scores["valid"].perplexity
     assert summary["test_perplexity"] == test.perplexity
@@ -91,7 +91,7 @@ def test_the_summary_has_the_promised_figures_and_the_score_files_agree(trained,
 
 def test_scoring_in_one_walk_is_scoring_token_by_token(trained, monkeypatch):
     _, model, params, vocabulary = study.load(trained)
-    tokens = load_scores(trained / "test_scores.npz").tokens
+    tokens = load_scores(trained / "scores-test.npz").tokens
     params = uniform(jax.random.key(0), params, 2.0)  # all of the past is felt in every logit
     found = study.score_tokens(
         model, study.adder(model), params, tokens, vocabulary, num_characters=None
@@ -120,7 +120,7 @@ def test_the_run_scores_the_best_epoch_by_that_walk(trained, corpus):
             model, study.adder(model), params, study.encode(vocabulary, texts[part]), vocabulary,
             num_characters=None,
         )  # fmt: skip
-        kept = load_scores(trained / f"{part}_scores.npz")
+        kept = load_scores(trained / f"scores-{part}.npz")
         np.testing.assert_allclose(found.log_probs, kept.log_probs, rtol=1e-5)
         np.testing.assert_array_equal(found.tokens, kept.tokens)
 
@@ -129,7 +129,7 @@ def test_characters_are_scored_in_bits(corpus, tmp_path):
     flags = ("--hidden-size", "4", "--embed-size", "3", "--seq-len", "20", "--batch-size", "4",
              "--num-epochs", "1", "--num-devices", "1", "--write", "9", "--top-k", "3")  # fmt: skip
     path = run(tmp_path / "run", "--corpus", str(corpus), *flags)
-    summary, test = read_run(path).summary, load_scores(path / "test_scores.npz")
+    summary, test = read_run(path).summary, load_scores(path / "scores-test.npz")
     assert len(test) == len(text_parts("embedded", corpus)["test"])
     assert summary["bits_per_character"] == pytest.approx(test.nats_per_token / math.log(2))
     assert summary["unknown_rate"] == 0

@@ -8,8 +8,8 @@ number of threads nor chance has a say in the result: in the usual way to train 
 threads (Recht et al., 2011, "Hogwild!") both have. Each sweep is a function of its own, for numba
 would make one loop of loops of equal length.
 
-What is computed is the gradient of the losses written in `tiles` over the block, with negatives of
-each centre's own; the tests hold it to them.
+What is computed is the gradient of the losses written in `tiles` over the block, with negatives
+that 16 centres share (Skip-gram) or of each centre's own (CBOW); the tests hold it to them.
 """
 
 import math
@@ -18,6 +18,7 @@ import numba
 import numpy as np
 from numba import njit, prange
 
+GROUP = 16  # centres that share their drawn words
 PARTS = 16  # of a block and of the vocabulary: more than threads, and the same on every machine
 FAST = {"reassoc", "contract", "nsz", "arcp"}  # sums in any order; NaN and infinity keep meaning
 
@@ -25,7 +26,7 @@ FIRST, SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)  # 
 GAMMA = np.uint64(0x9E3779B97F4A7C15)
 U1, U27, U30, U31, U32 = (np.uint64(bits) for bits in (1, 27, 30, 31, 32))
 LOW = np.uint64(0xFFFFFFFF)
-ZERO, ONE = np.float32(0), np.float32(1)
+ZERO, ONE, SIXTEEN = np.float32(0), np.float32(1), np.float32(16)
 CORES = numba.get_num_threads()  # before anyone has asked for fewer
 
 
@@ -83,88 +84,141 @@ def skipgram(tables, ids, places, radii, rates, block_size, noise, losses, count
     """One SGD step a block over the stream `ids`; writes each block's loss and its pairs."""
     inputs, outputs = tables
     window, num_drawn, weight, key, _ = settings
-    width = 2 * window + num_drawn
-    rows = np.empty((block_size, width), np.int32)
-    factors = np.empty((block_size, width), np.float32)
-    turns = np.empty((block_size, inputs.shape[1]), np.float32)
+    size = inputs.shape[1]
+    rows = np.empty((block_size, 2 * window), np.int32)
+    factors = np.empty((block_size, 2 * window), np.float32)
     used = np.empty(block_size, np.int32)
+    turns = np.empty((block_size, size), np.float32)
+    num_groups = -(-block_size // GROUP)
+    words = np.empty((num_groups, num_drawn), np.int32)
+    drawn_turns = np.empty((num_groups, num_drawn, size), np.float32)
     part_loss, part_count = np.empty(PARTS, np.float64), np.empty(PARTS, np.int64)
     for block in range(len(losses)):
         first = block * block_size
         length = min(block_size, len(ids) - first)
-        pair_up(inputs, outputs, ids, places, radii, first, length, num_drawn, weight, key,
-                noise[0], noise[1], rows, factors, turns, used, part_loss, part_count)  # fmt: skip
-        add_outputs(inputs, outputs, ids, first, length, rates[block], rows, factors, used)
+        pair_up(inputs, outputs, ids, places, radii, first, length, weight, key, noise[0], noise[1],
+                rows, factors, used, turns, words, drawn_turns, part_loss, part_count)  # fmt: skip
+        add_outputs(inputs, outputs, ids, first, length, rates[block], rows, factors, used, words,
+                    drawn_turns)  # fmt: skip
         add_centres(inputs, ids, first, length, rates[block], turns, used)
         losses[block], counts[block] = part_loss.sum(), part_count.sum()
 
 
 @njit(parallel=True, fastmath=FAST, cache=True)
 def pair_up(
-    inputs, outputs, ids, places, radii, first, length, num_drawn, weight, key, keep, alias, rows,
-    factors, turns, used, part_loss, part_count,
+    inputs, outputs, ids, places, radii, first, length, weight, key, keep, alias, rows, factors,
+    used, turns, words, drawn_turns, part_loss, part_count,
 ):  # fmt: skip
-    """First sweep: what each centre is paired with, the factor of each, and the centre's turn."""
+    """First sweep: the factors of the words around each centre, and all turns.
+
+    What a group's centres and its drawn words have to do with each other is three products of
+    small matrices.
+    """
+    num_drawn, size = words.shape[1], inputs.shape[1]
+    num_groups = -(-length // GROUP)
     for part in prange(PARTS):
+        centres = np.empty((GROUP, size), np.float32)
+        shares = np.empty((GROUP, num_drawn), np.float32)
+        scores = np.empty((GROUP, num_drawn), np.float32)
+        vectors = np.empty((num_drawn, size), np.float32)
+        pushes = np.empty((GROUP, size), np.float32)
         total, pairs = 0.0, 0
-        for at in range(part * length // PARTS, (part + 1) * length // PARTS):
-            place = first + at
-            used[at] = 0
-            if ids[place] < 0:
-                continue
-            count = look_around(ids, place, radii[place], rows[at])
-            if count == 0:
-                continue
-            vector, turn = inputs[ids[place]], turns[at]
-            for d in range(len(turn)):
-                turn[d] = ZERO
-            # -log sigma(s) = max(-s, 0) + log(1 + exp(-|s|)); the logarithm is of a product.
-            product = 1.0
-            for pair in range(count):
-                row = outputs[rows[at, pair]]
-                score = dot(vector, row)
-                small = math.exp(-abs(score))
-                factors[at, pair] = ONE - sigmoid(score, small)
-                add(turn, factors[at, pair], row)
-                product *= 1.0 + small
-                total += max(-score, ZERO)
-            total += math.log(product)
-            pairs += count
-            put, product = count, 1.0
+        for group in range(part * num_groups // PARTS, (part + 1) * num_groups // PARTS):
+            begin = group * GROUP
+            base = np.uint64(places[first + begin]) * np.uint64(num_drawn)
             for n in range(num_drawn):
-                counter = np.uint64(places[place]) * np.uint64(num_drawn) + np.uint64(n)
-                word = drawn(key, counter, keep, alias)
-                share = 0  # pairs whose own word it is not
-                for pair in range(count):
-                    share += rows[at, pair] != word
-                if share == 0:
+                words[group, n] = drawn(key, base + np.uint64(n), keep, alias)
+                vectors[n] = outputs[words[group, n]]
+            for g in range(GROUP):
+                at = begin + g
+                count = 0
+                if at < length and ids[first + at] >= 0:
+                    count = look_around(ids, first + at, radii[first + at], rows[at])
+                if at < length:
+                    used[at] = count
+                pairs += count
+                shares[g] = np.float32(count)
+                if count == 0:
+                    centres[g] = ZERO
                     continue
-                row = outputs[word]
-                score = dot(vector, row)
-                small = math.exp(-abs(score))
-                rows[at, put] = word
-                factors[at, put] = -sigmoid(score, small) * np.float32(weight * share)
-                add(turn, factors[at, put], row)
-                put += 1
-                total += weight * share * max(score, ZERO)
-                if share == count:
+                centres[g] = inputs[ids[first + at]]
+                turns[at] = ZERO
+                # -log sigma(s) = max(-s, 0) + log(1 + exp(-|s|)); the logarithm is of a product.
+                product = 1.0
+                for pair in range(count):
+                    row = outputs[rows[at, pair]]
+                    score = dot(centres[g], row)
+                    small = math.exp(-abs(score))
+                    factors[at, pair] = ONE - sigmoid(score, small)
+                    add(turns[at], factors[at, pair], row)
                     product *= 1.0 + small
+                    total += max(-score, ZERO)
+                    for n in range(num_drawn):  # a pair whose own word it is leaves it out
+                        shares[g, n] -= np.float32(words[group, n] == rows[at, pair])
+                total += math.log(product)
+            np.dot(centres, vectors.T, scores)
+            for g in range(GROUP):
+                if begin + g < length and used[begin + g] > 0:
+                    total += weight * be_wrong(
+                        scores[g], shares[g], np.float32(used[begin + g]), np.float32(weight)
+                    )
                 else:
-                    total += weight * share * math.log1p(small)
-            total += weight * count * math.log(product)
-            used[at] = put
+                    scores[g] = ZERO
+            np.dot(scores, vectors, pushes)
+            np.dot(scores.T, centres, drawn_turns[group])
+            for g in range(GROUP):
+                if begin + g < length and used[begin + g] > 0:
+                    add(turns[begin + g], ONE, pushes[g])
         part_loss[part], part_count[part] = total, pairs
 
 
+@njit(inline="always", fastmath=FAST)
+def be_wrong(scores, shares, count, weight):
+    """The loss of drawn words, share by share; puts their factors in the scores' place."""
+    total, product = 0.0, 1.0
+    for n in range(len(scores)):
+        if shares[n] != count:
+            total += shares[n] * math.log1p(math.exp(-abs(scores[n])))
+    for n in range(len(scores)):
+        score = scores[n]
+        small = exp_below(abs(score))
+        total += shares[n] * max(score, ZERO)
+        product *= 1.0 + small if shares[n] == count else 1.0
+        scores[n] = -weight * shares[n] * sigmoid(score, small)
+    return total + count * math.log(product)
+
+
+@njit(inline="always", fastmath=FAST)
+def exp_below(far):
+    """exp(-far) for far >= 0 to 1e-6, without a call, so that loops of it become vector code.
+
+    The series of exp(-far / 8), far up to 16, to its eighth power; then squared three times.
+    """
+    u = min(far, SIXTEEN) * np.float32(-1 / 8)
+    power = ONE
+    for n in (8, 7, 6, 5, 4, 3, 2, 1):
+        power = ONE + u * np.float32(1 / n) * power
+    for _ in range(3):
+        power *= power
+    return power
+
+
 @njit(parallel=True, fastmath=FAST, cache=True)
-def add_outputs(inputs, outputs, ids, first, length, rate, rows, factors, used):
-    """Second sweep: every word that a centre was paired with."""
+def add_outputs(
+    inputs, outputs, ids, first, length, rate, rows, factors, used, words, drawn_turns
+):  # fmt: skip
+    """Second sweep: every word that a centre was paired with, and every drawn word."""
+    num_groups = -(-length // GROUP)
     for part in prange(PARTS):
-        for at in range(length):
-            for n in range(used[at]):
-                word = rows[at, n]
-                if word % PARTS == part:
-                    add(outputs[word], rate * factors[at, n], inputs[ids[first + at]])
+        for group in range(num_groups):
+            for at in range(group * GROUP, min((group + 1) * GROUP, length)):
+                for n in range(used[at]):
+                    word = rows[at, n]
+                    if word % PARTS == part:
+                        add(outputs[word], rate * factors[at, n], inputs[ids[first + at]])
+            for n in range(words.shape[1]):
+                if words[group, n] % PARTS == part:
+                    add(outputs[words[group, n]], rate, drawn_turns[group, n])
 
 
 @njit(parallel=True, fastmath=FAST, cache=True)

@@ -22,10 +22,11 @@ The learning rate falls linearly with the tokens read. A drawn negative that is 
 is left out. CBOW's mean passes 1/n of its gradient to each of its n words, which is what the
 likelihood says; the C tool and gensim pass all of it to each.
 
-Negatives are drawn for a centre (compiled path) or a tile of 64 centres (XLA), S of them, and
-shared by its pairs, each with weight K / S: the same objective, fewer products. Updates of a block
-of `block_size` tokens are added up before the next one sees them, which is why the result depends
-on neither threads nor devices.
+S negatives are drawn for a group of 16 centres (Skip-gram, compiled), a tile of 64 (XLA) or each
+centre (CBOW, compiled) and shared by all their pairs, each with weight K / S: the same objective,
+with more words to tell apart for each centre than K of its own, by products of matrices. Updates
+of a block of `block_size` tokens are added up before the next one sees them, which is why the
+result depends on neither threads nor devices.
 """
 
 import time
@@ -46,6 +47,7 @@ from seqlab.errors import InputError
 
 TILE = 64  # centres whose pairs are one small matrix product
 CHUNK = 1 << 17  # tokens between two reports
+DRAWN = 64  # words drawn for centres that share them
 CALL = 32  # blocks a compiled call
 LEARNING_RATES = {"skipgram": 0.025, "cbow": 0.05}
 
@@ -66,8 +68,8 @@ class Word2Vec:
       cbow_mean: whether a bag is the mean of its vectors, or their sum.
       learning_rate: at the start; None for 0.025 (Skip-gram) and 0.05 (CBOW).
       last_rate: at the end, as a share of it.
-      num_drawn: S, negatives that a centre's, or tile's, pairs share; None for 2 K, or 16 a tile
-        (K where that is more).
+      num_drawn: S, negatives that a group's pairs share; None for 64 (K where that is more), and
+        for K a centre of CBOW, compiled.
       block_size: tokens whose updates are added up; None for what `block_size_for` says, at most
         512 compiled and 1024 in XLA.
     """
@@ -278,7 +280,9 @@ class _Compiled:
         self.tables = State(*(np.array(table, np.float32, order="C") for table in state))
         self.block_size = config.block_size or block_size_for(config, corpus, 512)
         self.num_drawn = config.num_drawn or (
-            2 * config.num_negatives if config.method == "skipgram" else config.num_negatives
+            max(DRAWN, config.num_negatives)
+            if config.method == "skipgram"
+            else config.num_negatives
         )
         self.noise = draws.Noise.of(corpus.noise_distribution(config.noise_power))
 
@@ -308,7 +312,7 @@ class _Tiled:
         tile = min(tile, max(most, 2 * config.window))
         self.block_size = -(-most // tile) * tile
         is_sampled = config.objective == "negative"
-        self.num_drawn = (config.num_drawn or max(16, config.num_negatives)) if is_sampled else 0
+        self.num_drawn = (config.num_drawn or max(DRAWN, config.num_negatives)) if is_sampled else 0
         self.layout = tiles.Layout(
             config.method, config.objective, config.window, tile,
             config.num_negatives / self.num_drawn if is_sampled else 0.0, config.cbow_mean,

@@ -12,6 +12,8 @@ from seqlab.plots.style import COLOURS, MARKERS, fonts, legend, new_figure, read
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+LEVELS = ("--", ":", "-.", (0, (1, 3)), (0, (6, 2)), (0, (3, 1, 1, 1, 1, 1)))  # line styles
+
 
 def perplexity_by_order(
     curves: Mapping[str, tuple[Sequence[int], Sequence[float]]],
@@ -38,7 +40,7 @@ def perplexity_by_order(
                       "zorder": 5 - 0.1 * k}  # fmt: skip  # the first on top
         axis.plot(np.asarray(orders)[finite], values[finite], label=label, lw=1.3, markersize=4.5,
                   **style)  # fmt: skip
-    for style, (name, value) in zip(("--", ":", "-."), (levels or {}).items(), strict=False):
+    for style, (name, value) in zip(LEVELS, (levels or {}).items(), strict=False):
         axis.axhline(value, color="0.35", linestyle=style, lw=1.2, label=f"{name}: {value:.1f}")
     axis.set(xlabel="order (words or characters in an n-gram)", ylabel=f"{part} perplexity")
     axis.set_yscale("log")
@@ -77,7 +79,7 @@ def perplexity_over_epochs(
     for k, (name, (epoch, value)) in enumerate((points or {}).items(), start=len(curves)):
         axis.plot([epoch], [value], color=COLOURS[k % len(COLOURS)], marker="*", markersize=10,
                   markeredgewidth=0, lw=0, zorder=6, label=f"{name}: {value:.1f}")  # fmt: skip
-    for style, (name, value) in zip(("--", ":", "-."), (levels or {}).items(), strict=False):
+    for style, (name, value) in zip(LEVELS, (levels or {}).items(), strict=False):
         axis.axhline(value, color="0.35", linestyle=style, lw=1.2, label=f"{name}: {value:.1f}")
     axis.set(xlabel="epoch", ylabel="perplexity")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
