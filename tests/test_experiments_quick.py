@@ -39,6 +39,12 @@ FIGURES = {
         "gains_and_costs.png",
     },
     "experiments.rnn_lm": {"training.png", "perplexity.png"},
+    "experiments.language_memory": {
+        "context.png",
+        "surprise.png",
+        "activations.png",
+        "gradient_reach.png",
+    },
     "experiments.dynamics": {
         "lyapunov_spectra.png",
         "exponents_over_training.png",

@@ -60,7 +60,7 @@ def test_both_models_read_score_and_write_it(dataset, level, texts, tmp_path):
     scores, characters = [], len(text_parts(dataset)["test"])
     for study, small in SMALL.items():
         found = run(study, tmp_path / study, *flags, *small)
-        (own,) = (load_scores(found.path / "test_scores.npz"),)
+        (own,) = (load_scores(found.path / "scores-test.npz"),)
         bits = -own.log_probs.sum() / np.log(2) / characters
         assert found.summary["bits_per_character"] == pytest.approx(bits)
         assert 0 < bits < 12

@@ -49,7 +49,9 @@ from seqlab.plots.images import (
     pixel_gradients,
 )
 from seqlab.plots.language import (
+    activations_over_text,
     memory_by_order,
+    perplexity_by_context,
     perplexity_by_order,
     perplexity_over_epochs,
     token_surprise,
@@ -64,6 +66,7 @@ __all__ = [
     "Point",
     "accuracies_beside",
     "accuracy_curves",
+    "activations_over_text",
     "analogy_parallelograms",
     "band",
     "beyond_trained_length",
@@ -83,6 +86,7 @@ __all__ = [
     "neighbour_overlaps",
     "new_figure",
     "path_curves",
+    "perplexity_by_context",
     "perplexity_by_order",
     "perplexity_over_epochs",
     "phase_diagram",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -142,3 +143,97 @@ def token_surprise(tokens: Sequence[str], bits: Mapping[str, Sequence[float]]) -
     axis.grid(False)
     figure.colorbar(image, ax=axis, label="surprise (bits)", pad=0.01)
     return figure
+
+
+def perplexity_by_context(
+    curves: Mapping[str, tuple[Sequence[int], Sequence[float], Sequence[float]]],
+    levels: Mapping[str, float],
+    points: Sequence[tuple[int, float]] = (),
+    *,
+    number: int,
+) -> Figure:
+    """Perplexity against the number of tokens that are read, or read in order.
+
+    Args:
+      curves: name -> (numbers of tokens k, mean nats, standard error of the difference to the
+        whole); the bars are of two such errors.
+      levels: name -> perplexity, drawn as a line across.
+      points: (k, perplexity) of n-grams, which read n - 1 tokens; k = 0 has no place on the axis.
+      number: targets that the means are over.
+    """
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    figure, (axis,) = new_figure(1, width=6.8, height=4.0)
+    for k, (name, (tokens, nats, errors)) in enumerate(curves.items()):
+        nats, errors = np.asarray(nats, float), 2 * np.nan_to_num(np.asarray(errors, float))
+        middle = np.exp(nats)
+        bars = np.stack([middle - np.exp(nats - errors), np.exp(nats + errors) - middle])
+        axis.errorbar(tokens, middle, bars, label=name, color=COLOURS[k], marker=MARKERS[k],
+                      markersize=4.5, lw=1.4, capsize=2.5)  # fmt: skip
+    shown = [(k, value) for k, value in points if k >= 1]
+    if shown:
+        axis.plot(*zip(*shown, strict=True), color=COLOURS[len(curves)], marker="D", lw=0,
+                  markersize=5, label="n-grams of order k + 1 (all of the test text)")  # fmt: skip
+    for style, (name, value) in zip(LEVELS, levels.items(), strict=False):
+        axis.axhline(value, color="0.35", linestyle=style, lw=1.2, label=f"{name}: {value:.2f}")
+    axis.set(xscale="log", yscale="log", xlabel="k (tokens)",
+             ylabel=f"perplexity of {number:,} test tokens")  # fmt: skip
+    for one in (axis.xaxis, axis.yaxis):
+        one.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        one.set_major_formatter("{x:g}")
+        one.set_minor_formatter(NullFormatter())
+    legend(axis)
+    return figure
+
+
+def activations_over_text(
+    panels: Mapping[str, tuple[Sequence[str], Sequence[float]]], *, columns: int = 90
+) -> Figure:
+    """Tokens coloured by what a unit is after reading them, a panel a unit.
+
+    Args:
+      panels: title -> (tokens as they read [N], activations between -1 and 1 [N]).
+      columns: letters in a row.
+    """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.patches import Rectangle
+
+    colours = ScalarMappable(Normalize(-1.0, 1.0), "PuOr")
+    laid = {title: _in_rows(tokens, columns) for title, (tokens, _) in panels.items()}
+    heights = [1 + max(row for _, row, _, _ in places) for places in laid.values()]
+    figure, axes = new_figure(
+        1, rows=len(panels), width=9.6, height=0.6 + sum(0.42 + 0.2 * rows for rows in heights)
+    )
+    if axes:
+        axes[0].get_gridspec().set_height_ratios(heights)
+    for axis, rows, (title, (_, values)) in zip(axes, heights, panels.items(), strict=True):
+        for (shown, row, column, width), value in zip(laid[title], values, strict=True):
+            axis.add_patch(
+                Rectangle((column, row), width, 1, facecolor=colours.to_rgba(value), lw=0)
+            )
+            axis.text(column + width / 2, row + 0.55, shown, ha="center", va="center", fontsize=7.5,
+                      color="white" if abs(value) > 0.62 else "black", parse_math=False,
+                      fontfamily=("DejaVu Sans Mono", *fonts()))  # fmt: skip
+        axis.set(xlim=(0, columns), ylim=(rows, 0), xticks=[], yticks=[])
+        axis.set_title(title, fontsize=8, loc="left")
+        axis.grid(visible=False)
+        for side in ("left", "bottom"):
+            axis.spines[side].set_visible(False)
+    figure.colorbar(colours, ax=axes, label="activation (no unit, -1 to 1)", shrink=0.8, pad=0.01,
+                    aspect=30)  # fmt: skip
+    return figure
+
+
+def _in_rows(tokens, columns):
+    """(text, row, column, width) of each token, set in rows as long as they fit."""
+    places, row, column = [], 0, 0.0
+    gap = 1.0 if any(len(token) > 1 for token in tokens) else 0.0
+    for token in tokens:
+        shown = readable(token)
+        width = sum(1 + (unicodedata.east_asian_width(char) in "WF") for char in shown) + gap
+        if column + width > columns and column:
+            row, column = row + 1, 0.0
+        places.append((shown, row, column, width))
+        column += width
+    return places
