@@ -159,7 +159,7 @@ def perplexity_by_context(
         whole); the bars are of two such errors.
       levels: name -> perplexity, drawn as a line across.
       points: (k, perplexity) of n-grams, which read n - 1 tokens; k = 0 has no place on the axis.
-      number: targets that the means are over.
+      number: targets that the differences are measured at.
     """
     from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -173,11 +173,11 @@ def perplexity_by_context(
     shown = [(k, value) for k, value in points if k >= 1]
     if shown:
         axis.plot(*zip(*shown, strict=True), color=COLOURS[len(curves)], marker="D", lw=0,
-                  markersize=5, label="n-grams of order k + 1 (all of the test text)")  # fmt: skip
+                  markersize=5, label="n-grams of order k + 1")  # fmt: skip
     for style, (name, value) in zip(LEVELS, levels.items(), strict=False):
         axis.axhline(value, color="0.35", linestyle=style, lw=1.2, label=f"{name}: {value:.2f}")
     axis.set(xscale="log", yscale="log", xlabel="k (tokens)",
-             ylabel=f"perplexity of {number:,} test tokens")  # fmt: skip
+             ylabel=f"test perplexity, by the difference at {number:,} tokens")  # fmt: skip
     for one in (axis.xaxis, axis.yaxis):
         one.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         one.set_major_formatter("{x:g}")
