@@ -482,7 +482,8 @@ def reach_norms(model, params, xs, targets, reach):
     """Part of the carry -> log norm of each row's d loss_T / d it, [B, reach + 1], all layers.
 
     The loss is the surprise of the token after the last of xs [B, T]; the walk goes on from the
-    carry after the first T - reach - 1 of them.
+    carry after the first T - reach - 1 of them. These are total derivatives: what a lower layer's h
+    gives the layer above at its own step counts too.
     """
     split = xs.shape[1] - reach - 1
     carry = jax.lax.stop_gradient(last(model.apply(params, xs[:, :split])))
