@@ -216,64 +216,6 @@ def _cuts(count: int) -> list[int]:
     return [0, count * 90 // 100, count * 95 // 100, count]
 
 
-def _pair_parts(dataset: str) -> dict[str, str]:
-    """Parts of a text of pairs of lines, whole groups of `_groups` in each."""
-    pairs = PAIRS[dataset]()
-    parts: dict[str, list[str]] = {part: [] for part in PARTS}
-    taken = 0
-    for group in _groups(pairs):
-        share = taken / len(pairs)
-        part = PARTS[(share >= 0.9) + (share >= 0.95)]
-        parts[part] += [f"{first}\n{second}\n" for first, second in group]
-        taken += len(group)
-    if not all(parts.values()):
-        raise InputError(f"{dataset}: {len(pairs)} pairs are too few to be cut in three parts")
-    return {part: "".join(lines) for part, lines in parts.items()}
-
-
-def _groups(pairs: list[tuple[str, str]]) -> list[list[tuple[str, str]]]:
-    """Pairs that share a line, directly or by other pairs, in the order of a sha256."""
-    leader: dict[str, str] = {}
-
-    def find(line):
-        while leader.setdefault(line, line) != line:
-            leader[line] = leader[leader[line]]
-            line = leader[line]
-        return line
-
-    for first, second in pairs:
-        leader[find(first)] = find(second)
-    groups: dict[str, list[tuple[str, str]]] = {}
-    for pair in pairs:
-        groups.setdefault(find(pair[0]), []).append(pair)
-    return sorted(groups.values(), key=lambda group: text_digest("\n".join(group[0])))
-
-
-def _korean_pairs() -> list[tuple[str, str]]:
-    """Questions and answers of the chatbot's file."""
-    path = sources.fetch("korean_chatbot")["ChatbotData.csv"]
-    rows = csv.DictReader(io.StringIO(_read_utf8(path)))
-    return [(_one_line(row["Q"]), _one_line(row["A"])) for row in rows]
-
-
-def _bilingual_pairs() -> list[tuple[str, str]]:
-    """English sentences and their Korean."""
-    lines = _read_utf8(sources.fetch("tatoeba_en_ko")["kor.txt"]).splitlines()
-    pairs = [line.split("\t")[:2] for line in lines]
-    return [(_one_line(english), _one_line(korean)) for english, korean in pairs]
-
-
-def _one_line(text: str) -> str:
-    """Composed characters, and single blanks for whatever stands between words."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
-
-
-PAIRS: dict[str, Callable[[], list[tuple[str, str]]]] = {
-    "korean": _korean_pairs,
-    "bilingual": _bilingual_pairs,
-}
-
-
 def _read_utf8(path: Path) -> str:
     """Text of a file, line ends as in Python's text mode."""
     if path.is_dir():
