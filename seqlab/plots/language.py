@@ -178,8 +178,8 @@ def perplexity_by_context(
         axis.axhline(value, color="0.35", linestyle=style, lw=1.2, label=f"{name}: {value:.2f}")
     axis.set(xscale="log", yscale="log", xlabel="k (tokens)",
              ylabel=f"test perplexity, by the difference at {number:,} tokens")  # fmt: skip
-    for one in (axis.xaxis, axis.yaxis):
-        one.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    for one, subs in ((axis.xaxis, (1.0, 2.0, 5.0)), (axis.yaxis, (1.0, 1.2, 1.5, 2.0, 3.0, 5.0))):
+        one.set_major_locator(LogLocator(subs=subs))
         one.set_major_formatter("{x:g}")
         one.set_minor_formatter(NullFormatter())
     legend(axis)
@@ -199,14 +199,14 @@ def activations_over_text(
     from matplotlib.colors import Normalize
     from matplotlib.patches import Rectangle
 
-    colours = ScalarMappable(Normalize(-1.0, 1.0), "PuOr")
+    colours: Any = ScalarMappable(Normalize(-1.0, 1.0), "PuOr")
     laid = {title: _in_rows(tokens, columns) for title, (tokens, _) in panels.items()}
     heights = [1 + max(row for _, row, _, _ in places) for places in laid.values()]
     figure, axes = new_figure(
         1, rows=len(panels), width=9.6, height=0.6 + sum(0.42 + 0.2 * rows for rows in heights)
     )
-    if axes:
-        axes[0].get_gridspec().set_height_ratios(heights)
+    for grid in filter(None, {axis.get_gridspec() for axis in axes}):
+        grid.set_height_ratios(heights)
     for axis, rows, (title, (_, values)) in zip(axes, heights, panels.items(), strict=True):
         for (shown, row, column, width), value in zip(laid[title], values, strict=True):
             axis.add_patch(
