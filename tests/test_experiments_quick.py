@@ -39,6 +39,11 @@ FIGURES = {
         "gains_and_costs.png",
     },
     "experiments.rnn_lm": {"training.png", "perplexity.png"},
+    "experiments.ngram_lm": {
+        "perplexity_by_order.png",
+        "memory_by_order.png",
+        "surprise.png",
+    },
     "experiments.language_memory": {
         "context.png",
         "surprise.png",
