@@ -36,16 +36,17 @@ from seqlab.gradflow.taps import carry_gradients, log_norm_over_time, named_leav
 from seqlab.losses import cross_entropy
 from seqlab.runlog import CONFIG, SUMMARY, RunLog, read_run
 from seqlab.scoring import (
+    PARTS,
     TokenScores,
     cache_scores,
     check_same_tokens,
     em_weights,
     interpolate,
     load_scores,
+    score_file,
 )
 
 STUDY = "experiments.rnn_lm"  # no study imports another: it is found by name when it is needed
-PARTS = ("valid", "test")
 ROWS = 128  # positions walked side by side
 PASSAGE = {"word": 28, "subword": 36, "char": 44}  # tokens whose surprise is shown
 SHOWN = {"word": 60, "subword": 100, "char": 255}  # tokens that a unit is shown on
@@ -174,12 +175,6 @@ def scores_of(run: Path, ngram: Path | None) -> dict[str, dict[str, TokenScores]
         except InputError as error:
             raise InputError(f"{run} and {ngram}, {part}: {error}") from error
     return found
-
-
-def score_file(path, part):
-    """A run's scores of a part; earlier runs have them by another name."""
-    earlier = path / f"{part}_scores.npz"
-    return earlier if earlier.exists() else path / f"scores-{part}.npz"
 
 
 # Perplexity against context.

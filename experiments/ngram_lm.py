@@ -29,16 +29,30 @@ from seqlab import plots
 from seqlab.cli import main
 from seqlab.data.checks import check_at_least, check_distinct, check_known, check_positive
 from seqlab.data.text import text_digest, text_parts
-from seqlab.data.vocabulary import EOS, UNK, UNKNOWN_CHARACTER, BytePairs, Characters, Words
+from seqlab.data.vocabulary import (
+    EOS,
+    UNK,
+    UNKNOWN_CHARACTER,
+    BytePairs,
+    Characters,
+    encode_text,
+    learn_vocabulary,
+)
 from seqlab.errors import InputError
 from seqlab.ngram import SMOOTHINGS, count_ngrams, fit, write_arpa
 from seqlab.ngram.counts import LARGEST_ORDER
 from seqlab.ngram.model import encode_prime
 from seqlab.runlog import RunLog, read_run
-from seqlab.scoring import cache_scores, em_weights, interpolate, load_scores, summary
+from seqlab.scoring import (
+    PARTS,
+    cache_scores,
+    em_weights,
+    interpolate,
+    load_scores,
+    score_file,
+    summary,
+)
 
-PARTS = ("valid", "test")
-SCORES = "scores-{}.npz"  # as those of rnn_lm
 PASSAGE = {"word": 28, "subword": 36, "char": 60}  # tokens that are shown
 
 
@@ -114,8 +128,10 @@ class Config:
 def run(config: Config, log: RunLog) -> None:
     """Counts once, fits and scores everything, and mixes."""
     parts = text_parts(config.dataset, config.corpus)
-    vocabulary = learn(config, parts["train"])
-    ids = {name: encode(vocabulary, text) for name, text in parts.items()}
+    vocabulary = learn_vocabulary(
+        parts["train"], config.level, min_count=config.min_count, max_size=config.max_vocabulary
+    )
+    ids = {name: encode_text(vocabulary, text) for name, text in parts.items()}
     prime = encode_prime(vocabulary, config.prime)
     clock = time.perf_counter()
     counts = count_ngrams(ids["train"], config.order, vocabulary)
@@ -142,7 +158,7 @@ def run(config: Config, log: RunLog) -> None:
     own = scored(model)
     score_s = time.perf_counter() - clock
     for part in PARTS:
-        own[part].save(log.path / SCORES.format(part))
+        own[part].save(score_file(log.path, part))
     mixtures = mix(config, counts, scored, own, model.num_predictable, log)
     look_at_passage(config, vocabulary, own, by_order, mixtures, log)
     drawn = model.sample(
@@ -166,21 +182,6 @@ def run(config: Config, log: RunLog) -> None:
         full_bytes_by_order=[float(size) for size in model.full_bytes_by_order],
         sample=shown(vocabulary, drawn),
     )
-
-
-def learn(config, text):
-    """The vocabulary of a text."""
-    if config.level == "char":
-        return Characters.of(text)
-    if config.level == "subword":
-        return BytePairs.of(text, size=config.max_vocabulary or 2000)
-    return Words.of(text, min_count=config.min_count, max_size=config.max_vocabulary)
-
-
-def encode(vocabulary, text):
-    """Ids of a text; of words, with <eos> at the end of each line."""
-    is_words = isinstance(vocabulary, Words)
-    return vocabulary.encode_lines(text) if is_words else vocabulary.encode(text)
 
 
 def characters(config, text):
@@ -242,7 +243,7 @@ def mix(config, counts, scored, own, num_predictable, log):
              for part in PARTS}  # fmt: skip
     members = {"ratios of all orders": ratios, "with cache": [own, cache]}
     if config.beside is not None:
-        other = {part: load_scores(config.beside / SCORES.format(part)) for part in PARTS}
+        other = {part: load_scores(score_file(config.beside, part)) for part in PARTS}
         members |= {"beside alone": [other], "with beside": [own, other],
                     "with beside and cache": [own, other, cache]}  # fmt: skip
     mixtures, rows = {}, []

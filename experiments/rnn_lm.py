@@ -43,8 +43,9 @@ from seqlab.data.vocabulary import (
     UNK,
     UNKNOWN_CHARACTER,
     BytePairs,
-    Characters,
     Words,
+    encode_text,
+    learn_vocabulary,
     vocabulary_from_json,
 )
 from seqlab.devices import Devices, local
@@ -53,7 +54,7 @@ from seqlab.losses import cross_entropy
 from seqlab.models import language
 from seqlab.models.functional import functional
 from seqlab.runlog import CHECKPOINTS, RunLog, read_run
-from seqlab.scoring import TokenScores, summary
+from seqlab.scoring import PARTS, TokenScores, score_file, summary
 from seqlab.session import Session
 from seqlab.train import init_state, learning_rate_schedule, make_train_step
 
@@ -249,10 +250,10 @@ def run(config: Config, log: RunLog) -> None:
         write_from(config, log)
         return
     parts = text_parts(config.dataset, config.corpus)
-    vocabulary = learn(config, parts["train"])
+    vocabulary = learn_vocabulary(parts["train"], config.level, max_size=config.max_vocabulary)
     if config.write:
         prime_ids(config, vocabulary)  # refused now, not after the training
-    ids = {name: encode(vocabulary, text) for name, text in parts.items()}
+    ids = {name: encode_text(vocabulary, text) for name, text in parts.items()}
     streams = Streams(ids["train"], config.batch_size, config.seq_len)
     per_epoch = streams.batches_per_epoch
     num_steps = config.num_epochs * per_epoch
@@ -305,11 +306,11 @@ def run(config: Config, log: RunLog) -> None:
             model, add, params, ids[part], vocabulary,
             num_characters=None if config.level == "word" else len(parts[part]),
         )
-        for part in ("valid", "test")
+        for part in PARTS
     }  # fmt: skip
     if log.writes:
         for part, each in scores.items():
-            each.save(log.path / f"scores-{part}.npz")
+            each.save(score_file(log.path, part))
     figures = summary(scores["valid"], scores["test"])
     steps_per_s = session.figures()["steps_per_s"]
     figures["tokens_per_s"] = steps_per_s and steps_per_s * config.batch_size * config.seq_len
@@ -318,21 +319,6 @@ def run(config: Config, log: RunLog) -> None:
     if config.write:
         write(config, log, model, params, vocabulary)
     log.finish(**session.figures(), **figures)
-
-
-def learn(config, text):
-    """The vocabulary of a text."""
-    if config.level == "char":
-        return Characters.of(text)
-    if config.level == "subword":
-        return BytePairs.of(text, size=config.max_vocabulary or 2000)
-    return Words.of(text, max_size=config.max_vocabulary)
-
-
-def encode(vocabulary, text):
-    """Ids of a text; of words, with <eos> at the end of each line."""
-    is_words = isinstance(vocabulary, Words)
-    return vocabulary.encode_lines(text) if is_words else vocabulary.encode(text)
 
 
 def make_model(config, vocab_size):
@@ -511,8 +497,7 @@ def write(config, log, model, params, vocabulary):
 
 def write_from(config, log):
     """Writes with the best model of an earlier run."""
-    trained, model, params, vocabulary = load(config.write_from)
-    del trained
+    _, model, params, vocabulary = load(config.write_from)
     write(config, log, model, params, vocabulary)  # first: refused, it leaves no run behind
     log.write(step=0, vocabulary=vocabulary.digest)
 
@@ -546,9 +531,9 @@ def load(path: Path):
 
 def plot(path: Path) -> None:
     """Draws the figures of a run from its files."""
-    metrics = read_run(path).metrics
-    train = [row for row in metrics if row.get("split") == "train"]
-    valid = [row for row in metrics if row.get("split") == "valid"]
+    found = read_run(path)
+    train = [row for row in found.metrics if row.get("split") == "train"]
+    valid = [row for row in found.metrics if row.get("split") == "valid"]
     if not train:
         return
     figure = plots.training_curves(
@@ -561,13 +546,12 @@ def plot(path: Path) -> None:
     )
     plots.save(figure, path / "figures" / "training.png")
     if valid:
-        figure = plots.perplexity_over_epochs(*perplexities(path, train, valid))
+        figure = plots.perplexity_over_epochs(*perplexities(found, train, valid))
         plots.save(figure, path / "figures" / "perplexity.png")
 
 
-def perplexities(path, train, valid):
+def perplexities(found, train, valid):
     """By epoch, of the training text as it was seen and of the other; of the test; as published."""
-    found = read_run(path)
     epochs, ends = [row["epoch"] for row in valid], [row["step"] for row in valid]
     which = np.searchsorted(ends, [row["step"] for row in train])  # of what epoch a row is
     nats = np.array([row.get("nats", row["loss"]) for row in train], float)
@@ -584,7 +568,7 @@ def perplexities(path, train, valid):
     points, test = {}, found.summary.get("test_perplexity")
     if test is not None and np.isfinite(losses).any():
         points["test, best epoch"] = epochs[int(np.nanargmin(losses))], test
-    return curves, points, published(found, path)
+    return curves, points, published(found)
 
 
 def perplexity(nats):
@@ -592,10 +576,10 @@ def perplexity(nats):
     return math.exp(nats) if nats is not None and nats < 700 else math.inf
 
 
-def published(found, path):
+def published(found):
     """Source -> the test perplexity that a run of these settings had in its paper."""
     try:
-        config = config_of(Config, found.record, path)
+        config = config_of(Config, found.record, found.path)
     except InputError:  # of an earlier version of this study
         return {}
     beside = {name: getattr(config, name) for name in BESIDE}

@@ -21,6 +21,7 @@ from seqlab.errors import InputError
 from seqlab.files import whole_file
 
 KIND = "seqlab token scores 1"
+PARTS = ("valid", "test")  # that a run of a language model scores
 
 
 class LanguageModel(Protocol):
@@ -132,6 +133,11 @@ class Mixture(NamedTuple):
 
     weights: np.ndarray
     nats_per_token: np.ndarray
+
+
+def score_file(run: Path, part: str) -> Path:
+    """Where a run of a language model keeps its scores of a part of its text."""
+    return run / f"scores-{part}.npz"
 
 
 def load_scores(path: Path | str) -> TokenScores:

@@ -88,6 +88,23 @@ class _Count:
     shapes: list[str] = dataclasses.field(default_factory=list)
 
 
+def compile_step(train_step: TrainStep, state: TrainState, devices: Devices | None) -> Any:
+    """The step as a session calls it: jitted, and shared out where there are devices.
+
+    Args:
+      train_step: of `make_train_step`.
+      state: where it starts, for its shape.
+      devices: that share out each batch; None for one.
+    """
+    if devices is None:
+        return jax.jit(train_step)
+    return jax.jit(
+        dataclasses.replace(train_step, mesh=devices.mesh),
+        out_shardings=(devices.state_shardings(state), devices.copied),
+        compiler_options=devices.compiler_options,
+    )
+
+
 class Session:
     """Trains, saves and resumes one run; see the module's text.
 
@@ -175,7 +192,7 @@ class Session:
           InputError: a step that is not finite, where that ends the run; a checkpoint that cannot
             be written.
         """
-        compiled = self._compile(train_step)
+        compiled = compile_step(train_step, self.state, self.devices)
         bar = self.log.progress(
             total=self.num_steps, initial=self.step, description=self.description
         )
@@ -238,17 +255,6 @@ class Session:
             "compile_s": round(count.compile_s, 3),
             "steps_per_s": count.steps / count.train_s if count.train_s else None,
         }
-
-    def _compile(self, train_step: TrainStep):
-        if self.devices is None:
-            return jax.jit(train_step)
-        shared = dataclasses.replace(train_step, mesh=self.devices.mesh)
-        shardings = self.devices.state_shardings(self.state)
-        return jax.jit(
-            shared,
-            out_shardings=(shardings, self.devices.copied),
-            compiler_options=self.devices.compiler_options,
-        )
 
     def _call(self, compiled, state, batch, bar):
         """One step; the time of a first call with new shapes is compiling, told apart."""

@@ -13,10 +13,11 @@ import pytest
 from experiments import rnn_lm as study
 from seqlab.cli import main
 from seqlab.data.text import text_parts
-from seqlab.data.vocabulary import EOS, UNK
+from seqlab.data.vocabulary import EOS, UNK, encode_text
 from seqlab.models.language import uniform
 from seqlab.runlog import config_values, read_run
 from seqlab.scoring import load_scores
+from tests.tiny_training import stopped_after
 
 # At this rate the third epoch is worse than the second: averaging begins after it.
 TINY = ("--level", "word", "--max-vocabulary", "12", "--hidden-size", "4", "--embed-size", "4",
@@ -40,19 +41,7 @@ def corpus(tmp_path_factory):
 
 def run(out, *flags, at=None):
     """A run; with `at`, stopped after that step as by SIGTERM."""
-
-    def stopping(config, log):
-        write = log.write
-
-        def write_and_stop(*, step, **fields):
-            write(step=step, **fields)
-            if step == at and log.waits:
-                log.stop = KeyboardInterrupt
-
-        log.write = write_and_stop
-        study.run(config, log)
-
-    return main(study.Config, stopping, argv=["--out", str(out), *flags])
+    return main(study.Config, stopped_after(study.run, at), argv=["--out", str(out), *flags])
 
 
 def fails(capsys, *flags):
@@ -117,7 +106,7 @@ def test_the_run_scores_the_best_epoch_by_that_walk(trained, corpus):
     texts = text_parts("embedded", corpus)
     for part in ("valid", "test"):
         found = study.score_tokens(
-            model, study.adder(model), params, study.encode(vocabulary, texts[part]), vocabulary,
+            model, study.adder(model), params, encode_text(vocabulary, texts[part]), vocabulary,
             num_characters=None,
         )  # fmt: skip
         kept = load_scores(trained / f"scores-{part}.npz")
@@ -217,7 +206,7 @@ def test_perplexities_of_the_figure_are_those_of_the_metrics(trained):
     metrics, summary = read_run(trained).metrics, read_run(trained).summary
     train = [row for row in metrics if row.get("split") == "train"]
     valid = [row for row in metrics if row.get("split") == "valid"]
-    curves, points, levels = study.perplexities(trained, train, valid)
+    curves, points, levels = study.perplexities(read_run(trained), train, valid)
     assert set(curves) == {"training, with dropout", "validation"}
     epochs, values = curves["validation"]
     assert epochs == [1, 2, 3, 4, 5]
@@ -237,10 +226,11 @@ def test_a_published_level_is_of_those_very_settings():
 
     class Found:
         record: ClassVar = {"experiment": "rnn_lm"}
+        path = "run"
 
     def level(config):
         Found.record["config"] = json.loads(json.dumps(config_values(config)))
-        return study.published(Found, "run")
+        return study.published(Found)
 
     small = presets["zaremba_small"]
     assert level(small) == {"Zaremba et al., 2014, test": 114.5}

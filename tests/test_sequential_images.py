@@ -13,6 +13,7 @@ from seqlab.data.digits import Labelled
 from seqlab.losses import cross_entropy
 from seqlab.models.functional import functional
 from seqlab.models.recurrent import ManyToOne
+from tests.tiny_training import stopped_after
 
 TINY = ("--cells", "rnn", "--hidden-size", "4", "--batch-size", "512", "--num-epochs", "2",
         "--num-seeds", "2", "--num-sequences", "4", "--log-every", "1")  # fmt: skip
@@ -157,19 +158,7 @@ def test_chrono_reaches_as_far_as_the_image():
 
 def run(out, *flags, at=None):
     """A run; with `at`, stopped after that step as by SIGTERM."""
-
-    def stopping(config, log):
-        write = log.write
-
-        def write_and_stop(*, step, **fields):
-            write(step=step, **fields)
-            if step == at and log.waits:
-                log.stop = KeyboardInterrupt
-
-        log.write = write_and_stop
-        study.run(config, log)
-
-    return main(study.Config, stopping, argv=["--out", str(out), *TINY, *flags])
+    return main(study.Config, stopped_after(study.run, at), argv=["--out", str(out), *TINY, *flags])
 
 
 @pytest.mark.slow

@@ -113,6 +113,23 @@ def build(config, files):
     return step, init_state(params, optimizer, key_steps, carry)
 
 
+def stopped_after(run, at):
+    """A study's `run` that stops after step `at`, None for never, as by SIGTERM."""
+
+    def stopping(config, log):
+        write = log.write
+
+        def write_and_stop(*, step, **fields):
+            write(step=step, **fields)
+            if step == at and log.waits:
+                log.stop = KeyboardInterrupt
+
+        log.write = write_and_stop
+        run(config, log)
+
+    return stopping
+
+
 def run(config, log):
     log.write(step=0, vocabulary=config.vocabulary)
     devices = Devices(jax.devices()[: config.num_devices]) if config.num_devices > 1 else None

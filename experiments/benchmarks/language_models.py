@@ -34,6 +34,7 @@ from seqlab.data.vocabulary import EOS, SPECIALS, Words
 from seqlab.devices import Devices, num_cores
 from seqlab.errors import InputError
 from seqlab.runlog import RunLog, processor
+from seqlab.session import compile_step
 from seqlab.timing import time_variants
 
 STUDY = "experiments.rnn_lm"
@@ -155,15 +156,8 @@ def ours(config, vocabulary, batches):
     study = importlib.import_module(STUDY)
     step, state = study.build(config, {"vocabulary": vocabulary.to_json()})
     shared = Devices.sharing(config.batch_size, config.num_devices)
-    if shared is None:
-        compiled = jax.jit(step)
-    else:
-        state = shared.put_state(state)
-        compiled = jax.jit(
-            replace(step, mesh=shared.mesh),
-            out_shardings=(shared.state_shardings(state), shared.copied),
-            compiler_options=shared.compiler_options,
-        )
+    state = state if shared is None else shared.put_state(state)
+    compiled = compile_step(step, state, shared)
 
     def call():
         nonlocal state

@@ -403,6 +403,33 @@ class BytePairs(Vocabulary):
             return content.decode("utf-8", "replace")
 
 
+def learn_vocabulary(
+    text: str, level: str, *, min_count: int = 1, max_size: int | None = None
+) -> Vocabulary:
+    """The vocabulary of a text at a level: "char", "word", or "subword" for byte pairs.
+
+    Args:
+      text: what to learn from.
+      level: what a token is.
+      min_count: words seen less often are left out.
+      max_size: of words, or of byte pairs: None for all words and for 2000 byte pairs.
+
+    Raises:
+      InputError: as the vocabulary's own `of`.
+    """
+    if level == "char":
+        return Characters.of(text)
+    if level == "subword":
+        return BytePairs.of(text, size=max_size or 2000)
+    return Words.of(text, min_count=min_count, max_size=max_size)
+
+
+def encode_text(vocabulary: Vocabulary, text: str) -> np.ndarray:
+    """Ids of a text, int32 [N]; of words, with <eos> at the end of each line."""
+    is_words = isinstance(vocabulary, Words)
+    return vocabulary.encode_lines(text) if is_words else vocabulary.encode(text)
+
+
 def vocabulary_from_json(value: Any) -> Vocabulary:
     """The vocabulary that `to_json` has written.
 

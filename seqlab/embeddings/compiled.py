@@ -157,17 +157,14 @@ def pair_up(
                         shares[g, n] -= np.float32(words[group, n] == rows[at, pair])
                 total += math.log(product)
             np.dot(centres, vectors.T, scores)
-            for g in range(GROUP):
-                if begin + g < length and used[begin + g] > 0:
-                    total += weight * be_wrong(
-                        scores[g], shares[g], np.float32(used[begin + g]), np.float32(weight)
-                    )
-                else:
-                    scores[g] = ZERO
+            for g in range(min(GROUP, length - begin)):
+                total += weight * be_wrong(
+                    scores[g], shares[g], np.float32(used[begin + g]), np.float32(weight)
+                )
             np.dot(scores, vectors, pushes)
             np.dot(scores.T, centres, drawn_turns[group])
-            for g in range(GROUP):
-                if begin + g < length and used[begin + g] > 0:
+            for g in range(min(GROUP, length - begin)):
+                if used[begin + g] > 0:
                     add(turns[begin + g], ONE, pushes[g])
         part_loss[part], part_count[part] = total, pairs
 
