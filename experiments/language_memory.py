@@ -65,7 +65,7 @@ class Config:
     """k, tokens that the model may read, or read in order"""
     longest: int = 300
     """tokens that are walked where those beyond k are shuffled"""
-    num_positions: int = 1024
+    num_positions: int = 6000
     """tokens of the test text that are predicted from each context"""
     text_tokens: int = 6000
     """tokens over which the units are looked at"""

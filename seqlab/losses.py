@@ -7,9 +7,25 @@ import optax
 from seqlab.types import Array
 
 
+@jax.custom_jvp
 def cross_entropy(logits: Array, labels: Array) -> Array:
-    """-log softmax(logits)[label] in nats, [...], from logits [..., V] and integer labels [...]."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    """-log softmax(logits)[label] in nats, [...], from logits [..., V] and integer labels [...].
+
+    Its derivative, softmax(logits) less one at the label, is one pass over the logits; the chain
+    rule through the label's own logit would be a second one and a scattered write.
+    """
+    at_label = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits, axis=-1) - at_label
+
+
+@cross_entropy.defjvp
+def _cross_entropy_jvp(primals, tangents):
+    logits, labels = primals
+    total = jax.nn.logsumexp(logits, axis=-1)
+    at_label = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    one_hot = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    slope = jnp.exp(logits - total[..., None]) - one_hot
+    return total - at_label, jnp.sum(slope * tangents[0], axis=-1)
 
 
 def binary_cross_entropy(logits: Array, labels: Array) -> Array:

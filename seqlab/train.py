@@ -152,19 +152,20 @@ class TrainStep:
         """
 
         def loss_fn(params, batch, carry, key):
-            if not self.stateful:
+            if self.stateful:
+                loss, (metrics, carry) = self.loss_fn(params, batch, key, carry)
+            else:
                 loss, metrics = self.loss_fn(params, batch, key)
-                return loss, (metrics, carry)
-            return self.loss_fn(params, batch, key, carry)
+            # Here, where it costs no pass over all gradients. A count has no derivative.
+            weight = jax.lax.stop_gradient(jnp.asarray(metrics.get("weight", 1.0), loss.dtype))
+            metrics = {name: value * weight for name, value in metrics.items() if name != "weight"}
+            return loss * weight, (weight, metrics, carry)
 
         def turn(batch, carry, key):
-            (loss, (metrics, carry)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+            (loss, (weight, metrics, carry)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
                 params, batch, carry, key
             )
-            weight = jnp.asarray(metrics.get("weight", 1.0), loss.dtype)
-            metrics = {name: value for name, value in metrics.items() if name != "weight"}
-            weighted = jax.tree.map(lambda value: value * weight, (loss, metrics, grads))
-            return (weight, *weighted), carry
+            return (weight, loss, metrics, grads), carry
 
         if self.accumulate == 1:
             return turn(batch, carry, key)

@@ -1,4 +1,4 @@
-"""Decompositions side by side: right, the same as one by one, and never waiting for each other."""
+"""Decompositions side by side, never waiting for each other; products and their derivatives."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seqlab.linalg import orthogonal, qr, solve
+from seqlab.linalg import orthogonal, product, qr, solve
 
 # Each program holds two batches of decompositions that nothing keeps apart; with XLA's own batching
 # this hangs within the first few on a machine of two cores.
@@ -83,3 +83,24 @@ def test_solutions_and_their_derivatives_are_those_of_jax():
         )
         for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9 * np.abs(b).max())
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("shape", [(3,), (2, 5, 3), (0, 3)])
+def test_derivatives_of_a_product_are_those_of_the_plain_one(shape):
+    rng = np.random.default_rng(4)
+    xs, weights = jnp.asarray(rng.normal(size=shape)), jnp.asarray(rng.normal(size=(3, 7)))
+
+    def value(product):
+        return lambda xs, weights: jnp.sum(jnp.sin(product(xs, weights)))
+
+    for derivative in (jax.grad, jax.jacfwd, jax.hessian):
+        found, expected = (
+            derivative(value(each), argnums=(0, 1))(xs, weights) for each in (product, jnp.matmul)
+        )
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-13), found, expected)
+    many = jnp.stack([weights, -weights])
+    by_net = jax.vmap(jax.grad(value(product), argnums=1), in_axes=(None, 0))(xs, many)
+    for found, one in zip(by_net, many, strict=True):
+        expected = jax.grad(value(jnp.matmul), argnums=1)(xs, one)
+        np.testing.assert_allclose(found, expected, atol=1e-13)

@@ -316,6 +316,9 @@ def test_losses_by_hand(x64):
     expected = -np.log([p[0, 2], p[1, 0]])
     np.testing.assert_allclose(cross_entropy(logits, jnp.asarray([2, 0])), expected, rtol=1e-14)
 
+    far = cross_entropy(jnp.asarray([1e4, -1e4, -jnp.inf]), jnp.asarray(1))
+    np.testing.assert_array_equal(far, 2e4)
+
     a = jnp.asarray([0.3, -2.0])
     q = 1.0 / (1.0 + np.exp(-np.asarray(a)))
     expected = [-np.log(q[0]), -np.log(1.0 - q[1])]
@@ -326,6 +329,19 @@ def test_losses_by_hand(x64):
 
     found = squared_error(jnp.asarray([[1.0, 2.0]]), jnp.asarray([[0.0, 4.0]]))
     np.testing.assert_array_equal(found, [5.0])
+
+
+def test_derivatives_of_the_cross_entropy_are_those_of_optax(x64):
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 5)))
+    logits = logits.at[0, 0].set(jnp.asarray([800.0, -800.0, 0.0, -jnp.inf, 1.0]))
+    labels = jnp.asarray([[1, 4, 0], [2, 2, 3]])
+    both = cross_entropy, optax.softmax_cross_entropy_with_integer_labels
+    for derivative in (jax.jacrev, jax.jacfwd, jax.hessian):
+        found, expected = (
+            derivative(lambda logits, each=each: jnp.sum(each(logits, labels) ** 2))(logits)
+            for each in both
+        )
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_a_masked_mean_divides_by_what_is_real(x64):

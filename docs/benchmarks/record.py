@@ -51,6 +51,13 @@ The nets of Zaremba et al. (2014), B = 20, beside the same update in PyTorch on 
 forward, backward, clipping and SGD, dropout included, the carry kept. `x_torch` is how many times
 as many tokens a second, the median over rounds of the rounds' own ratios.
 """,
+    "ngram": """## n-grams beside NLTK, and in bounded memory
+
+A generated text: phrases of Zipf words, themselves drawn by a Zipf law. `x_nltk` is how many times
+as many tokens a second as NLTK's, once, on the same tokens; `largest_difference` of a probability
+from NLTK's where both define the same model. With pieces on disk the peak of resident memory is of
+a process of its own, Python and all.
+""",
     "word2vec": """## word2vec beside gensim
 
 Skip-gram with 5 negatives, 100 dimensions, window 5, one epoch of the first words of the text;

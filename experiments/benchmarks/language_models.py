@@ -26,11 +26,12 @@ from dataclasses import dataclass, replace
 import jax
 import numpy as np
 
+from experiments.benchmarks.ngram import text_of
 from seqlab.cli import main
 from seqlab.data.batching import Streams
 from seqlab.data.checks import check_at_least, check_distinct, check_known
 from seqlab.data.text import text_parts
-from seqlab.data.vocabulary import EOS, SPECIALS, Words
+from seqlab.data.vocabulary import Words
 from seqlab.devices import Devices, num_cores
 from seqlab.errors import InputError
 from seqlab.runlog import RunLog, processor
@@ -132,11 +133,8 @@ def read(config, log):
         else:
             vocabulary = Words.of(text)
             return "Penn Treebank", vocabulary, vocabulary.encode_lines(text)
-    rng = np.random.default_rng(config.seed)
-    weights = np.cumsum(1 / (np.arange(config.vocab_size) + 2.7))
-    ids = np.searchsorted(weights, rng.random(config.num_tokens) * weights[-1]) + len(SPECIALS)
-    ids[20::21] = EOS
-    return "Zipf", Words(tuple(f"w{k}" for k in range(config.vocab_size))), ids.astype(np.int32)
+    ids = np.concatenate([*text_of(config.num_tokens, config.vocab_size, config.seed)])
+    return "Zipf", Words(tuple(f"w{k}" for k in range(config.vocab_size))), ids
 
 
 def settings(config, name):

@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx, struct
 
 from seqlab.errors import InputError
+from seqlab.linalg import product
 from seqlab.recurrence import draw_rows, init_stack, stack
 from seqlab.types import Array, Carry, Cell, Model, Output, Params
 
@@ -164,8 +165,7 @@ class LanguageModel(nnx.Module):
             )
         with jax.named_scope("head"):
             read = self._dropped(rnn.ys, drop.outputs, keys[4])
-            matrix = embedding.T if self.tied else self.head["kernel"][...]
-            logits = read @ matrix
+            logits = product(read, embedding.T if self.tied else self.head["kernel"][...])
             logits = logits + jnp.broadcast_to(self.head["bias"][...], logits.shape)
         return LanguageOutput(logits, jax.nn.softmax(logits), {"rnn": rnn.carries}, rnn.ys, read)
 
