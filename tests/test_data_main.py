@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from seqlab.data import builders, problems, sources
-from seqlab.data.__main__ import NO_FILES, main
+from seqlab.data.__main__ import FILES_ONLY, NO_FILES, main
 
 ROOT = Path(__file__).parents[1]
 
@@ -83,7 +83,8 @@ def test_list_with_nothing_at_hand(capfd, monkeypatch):
     code, out, err = call(capfd, "list")
     assert (code, err) == (0, "")
     table = rows(out)
-    assert set(table) == {"name", *builders.BUILDERS, *NO_FILES}
+    assert set(table) == {"name", *builders.BUILDERS, *FILES_ONLY, *NO_FILES}
+    assert set(sources.SOURCES) == {*builders.BUILDERS, *FILES_ONLY}
     assert "LDC99T42" in table["ptb"]
     assert "download, 6.0 MB" in table["ptb"]
     assert "not prepared" in table["ptb"]
@@ -151,6 +152,25 @@ def test_all_goes_on_after_a_set_that_fails(poems, capfd):
     assert (code, err) == (0, "")
     assert "ptb: not prepared" in out
     assert "poems: intact" in out
+
+
+def test_what_is_read_from_its_files_alone(capfd, tmp_path, monkeypatch):
+    sha256 = hashlib.sha256(CONTENT).hexdigest()
+    monkeypatch.setitem(
+        sources.SOURCES, "wikitext-2", (sources.File("w.zip", "", len(CONTENT), sha256),)
+    )
+    path = tmp_path / "mirror" / "wikitext-2" / "w.zip"
+    code, _, error = call(capfd, "verify", "wikitext-2")
+    assert code == 2
+    assert "w.zip" in error
+    path.parent.mkdir(parents=True)
+    path.write_bytes(CONTENT)
+    assert call(capfd, "prepare", "wikitext-2")[:2] == (
+        0, f"wikitext-2: prepared in {path.parent}\n",
+    )  # fmt: skip
+    assert call(capfd, "verify", "wikitext-2") == (0, "wikitext-2: intact\n", "")
+    path.write_bytes(CONTENT[::-1])
+    assert call(capfd, "verify", "wikitext-2")[0] == 2
 
 
 @pytest.mark.parametrize("name", NO_FILES)

@@ -1,6 +1,7 @@
 """Data sets: `python -m seqlab.data list`, `prepare NAME` and `verify NAME`.
 
-NAME may be all, and a set of your own is MODULE:NAME, where the module registers its builder.
+NAME may be all, of those with records; a set of your own is MODULE:NAME, where the module registers
+its builder.
 The exit code is 0; 1 if verify found damage; 2 for a mistake, told in one line.
 """
 
@@ -14,7 +15,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from seqlab.data import builders
+from seqlab.data import builders, sources
 from seqlab.data.checks import check_known
 from seqlab.errors import InputError
 
@@ -25,6 +26,13 @@ NO_FILES = {
     "adding": ("Two marked numbers of a sequence are to be added.", "-"),
     "copy-memory": ("Ten symbols are to be copied after a delay.", "-"),
     "temporal-order": ("The order of two or three symbols is to be named.", "-"),
+}
+# What is read straight from its pinned files, without records: name -> (what it is, licence).
+FILES_ONLY = {
+    "korean_chatbot": ("Questions and answers in Korean: the text korean.", "MIT"),
+    "tatoeba_en_ko": ("English sentences and their Korean: the text bilingual.", "CC BY 2.0"),
+    "wikitext-2": ("Articles of Wikipedia, 2 million words.", "CC BY-SA 4.0"),
+    "wikitext-103": ("Articles of Wikipedia, 103 million words.", "CC BY-SA 4.0"),
 }
 
 Name = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
@@ -55,6 +63,8 @@ def list_(folder: Folder = None) -> int:
         found = builders.describe(name, folder)
         sizes = "\n".join(f"{split} {size:,}" for split, size in found.sizes.items())
         table.add_row(name, found.about, found.licence, sizes, found.origin, found.state)
+    for name, (about, licence) in FILES_ONLY.items():
+        table.add_row(name, about, licence, "", builders.origin(name), "needs no records")
     for name, (about, licence) in NO_FILES.items():
         table.add_row(name, about, licence, "", "none needed", "always there")
     console = _console()
@@ -77,7 +87,10 @@ def prepare(
     code = 0
     for each in _chosen(name):
         try:
-            path = builders.prepare(each, folder, file_format)
+            if each in FILES_ONLY:
+                path = next(iter(sources.fetch(each).values())).parent
+            else:
+                path = builders.prepare(each, folder, file_format)
         except InputError as error:  # the other sets may fare better
             code = _failed(error)
         else:
@@ -97,7 +110,11 @@ def verify(name: Name, folder: Folder = None) -> int:
         if name == "all" and builders.describe(each, folder).state == "not prepared":
             _say(f"{each}: not prepared")
             continue
-        damaged = builders.verify(each, folder)
+        if each in FILES_ONLY:
+            sources.fetch(each)
+            damaged = []
+        else:
+            damaged = builders.verify(each, folder)
         for line in damaged or ["intact"]:
             _say(f"{each}: {line}")
         if damaged:
@@ -106,7 +123,10 @@ def verify(name: Name, folder: Folder = None) -> int:
 
 
 def _chosen(name: str) -> list[str]:
-    """The sets with builders that a name stands for; a module before a colon is imported first."""
+    """The sets that a name stands for, all those with builders for all.
+
+    A module before a colon is imported first.
+    """
     if name == "all":
         return list(builders.BUILDERS)
     module, _, name = name.rpartition(":")
@@ -118,7 +138,7 @@ def _chosen(name: str) -> list[str]:
     if name in NO_FILES:
         _say(f"{name}: nothing to prepare")
         return []
-    check_known(name, [*builders.BUILDERS, *NO_FILES, "all"], "data set")
+    check_known(name, [*builders.BUILDERS, *FILES_ONLY, *NO_FILES, "all"], "data set")
     return [name]
 
 

@@ -553,12 +553,30 @@ def describe(name: str, folder: Path | str | None = None) -> Description:
         state = "damaged" if _faults(name, path, in_full=False) else "prepared"
         if state == "prepared":
             sizes = _read_manifest(path)["splits"]
-    return Description(about(BUILDERS[name]), BUILDERS[name].LICENCE, _origin(name), state, sizes)
+    return Description(about(BUILDERS[name]), BUILDERS[name].LICENCE, origin(name), state, sizes)
 
 
 def about(builder: type[Builder]) -> str:
     """The first line of a builder's docstring."""
     return next(iter((builder.__doc__ or "").strip().splitlines()), "")
+
+
+def origin(name: str) -> str:
+    """Where the source files of a set are, or would come from: a name of `sources.SOURCES`."""
+    files = sources.SOURCES[name]
+    if not files:
+        return "generated"
+    sizes = {path.name: path.stat().st_size for path, _ in _sources_at_hand(name)}
+    is_there = all(
+        any(
+            each and all(sizes.get(part.name) == part.size for part in each)
+            for each in ((file,), file.stand_ins)
+        )
+        for file in files
+    )
+    if os.environ.get(sources.MIRROR_VARIABLE):
+        return "mirror" if is_there else f"not in the mirror ({sources.MIRROR_VARIABLE})"
+    return "cache" if is_there else f"download, {sum(file.size for file in files) / 1e6:.1f} MB"
 
 
 def _place(name: str, folder: Path | str | None) -> Path:
@@ -755,24 +773,6 @@ def _sources_at_hand(name: str) -> Iterator[tuple[Path, sources.File | sources.S
         for expected in (file, *(file.stand_ins if mirror else ())):
             if (folder / expected.name).is_file():
                 yield folder / expected.name, expected
-
-
-def _origin(name: str) -> str:
-    """Where the source files of a set are, or would come from."""
-    files = sources.SOURCES[name]
-    if not files:
-        return "generated"
-    sizes = {path.name: path.stat().st_size for path, _ in _sources_at_hand(name)}
-    is_there = all(
-        any(
-            each and all(sizes.get(part.name) == part.size for part in each)
-            for each in ((file,), file.stand_ins)
-        )
-        for file in files
-    )
-    if os.environ.get(sources.MIRROR_VARIABLE):
-        return "mirror" if is_there else f"not in the mirror ({sources.MIRROR_VARIABLE})"
-    return "cache" if is_there else f"download, {sum(file.size for file in files) / 1e6:.1f} MB"
 
 
 def _decoded(feature: Any, value: Any) -> Any:
