@@ -576,7 +576,8 @@ def plot(path: Path) -> None:
         some = []
         for row in plots.pick(rows, leaf=leaf):
             middle, low, high = (np.array(row[name], float) for name in ("log_norm", "low", "high"))
-            some.append(plots.Curve(row["model"], middle, low, high))
+            label = f"{row['model']}: median, 10-90 %"
+            some.append(plots.Curve(label, middle, low, high))
         title = rf"$\|\partial\,loss_T / \partial {leaf}_{{T-k}}\|$, all layers"
         plots.gradient_curves(some, axis, title, before="the predicted token, k")
     plots.save(figure, figures / "gradient_reach.png")
