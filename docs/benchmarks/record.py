@@ -4,6 +4,7 @@ python docs/benchmarks/record.py RUN_DIR...
 """
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -94,7 +95,8 @@ def text(value):
 def section(kept):
     """A benchmark's part of the page."""
     record, summary = kept["record"], kept["summary"]
-    parts = [ABOUT[record["experiment"]], f"```bash\n{record['command']}\n```\n"]
+    command = re.sub(r" --out \S+", "", record["command"])
+    parts = [ABOUT[record["experiment"]], f"```bash\n{command}\n```\n"]
     parts.append(summary.get("machine") or f"{summary['device']}, jax {record['versions']['jax']}")
     if "means" in summary:
         parts += ["\n### Geometric means over sizes\n", table(summary["means"]), "\n### Every size"]
