@@ -18,7 +18,8 @@ and in the middle of that range other losses. A quantile of the norms seen so fa
 clipping: its first step has no norm to compare with. Value clipping at 0.02 ends at 2.32, 15
 degrees off on average. On the wall one step of length 238 ends the unclipped descent; of 441
 starts 51 % arrive without clipping, 83 % with the norm clipped. `--full` is H = 128, 3000 updates
-and a finer wall: about an hour on two cores (estimated).
+and a finer wall: a third of an hour on two cores (measured: 2150 of twice 3000 updates take 5:52
+minutes).
 """
 
 from dataclasses import dataclass

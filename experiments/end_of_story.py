@@ -14,8 +14,8 @@ With the defaults (45 s of processor time): E (dh/dlambda)^2 is 2.5e8 at lambda 
 with both remedies, while inputs with rho = 0.99 make it 4.9e10 and 99. Relative to E h^2 the GRU's
 stays below 0.3 up to a memory of 100 steps, the LSTM's rises from 0.1 to about 30, the tanh net's
 from 2 to 4000 where its state gradient nearly stands still. (A memory beyond T is read off a slope,
-and h has then not come to rest.) `--full` is H = 32 and T = 2000: some 10 minutes
-(estimated).
+and h has then not come to rest.) `--full` is H = 32 and T = 2000: 108 s on two
+cores (measured).
 """
 
 from dataclasses import dataclass

@@ -12,7 +12,7 @@ untrained; and, from the score files, what a mixture with a cache and, with `--n
 of the same tokens gains.
 
 Without `--run`, an LSTM of characters is trained on the embedded text, into the folder `model` of
-this run: two to three minutes in all on two cores. Figures: context, surprise, activations,
+this run: a minute and a half in all on two cores. Figures: context, surprise, activations,
 gradient reach.
 """
 

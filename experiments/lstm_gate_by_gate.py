@@ -40,8 +40,8 @@ median (25 to 225).
 
 With equal parameters (H from 65 down to 32), and in temporal order, the step is the input gate too.
 
-`--full` is T = 200, H = 64, 3000 updates and three learning rates: some 4 hours on two cores
-(estimated from the default's cost).
+`--full` is T = 200, H = 64, 3000 updates and three learning rates: about an hour on two
+cores (measured: of 13 rungs the tanh RNN takes 2:55 minutes, the additive cell 4:00).
 """
 
 import bisect

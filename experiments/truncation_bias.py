@@ -11,7 +11,8 @@ is at the end and k steps before it are kept. Then nets are trained with each k,
 linear net, where the bias has a closed form, is measured by the same code.
 
 `--full` is T = 128, H = 64, three to four times the updates, and temporal order too: some two hours
-on two cores (estimated from the default's cost).
+on two cores (measured: of the nine trainings, three of 2000 and six of 4000 updates, that of the
+tanh net on text takes 6:22 minutes, of the LSTM some 7).
 """
 
 from dataclasses import dataclass

@@ -18,8 +18,8 @@ from seqlab.types import Array
 def product(xs: Array, weights: Array) -> Array:
     """xs [..., I] times weights [I, O], [..., O]; for an O much larger than I.
 
-    The gradient of `weights` is taken from a transposed copy of xs. XLA by itself would transpose
-    and copy the far larger adjoint: of V = 10,000 logits that costs a tenth of the head's time.
+    The gradient of `weights` is taken from a transposed copy of xs. On a processor XLA by itself
+    transposes and copies the far larger adjoint: a tenth of the time of a head of 10,000 logits.
     """
     *leading, size = xs.shape
     rows = xs.reshape(math.prod(leading), size)

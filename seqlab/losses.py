@@ -14,18 +14,27 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
     Its derivative, softmax(logits) less one at the label, is one pass over the logits; the chain
     rule through the label's own logit would be a second one and a scattered write.
     """
-    at_label = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
-    return jax.nn.logsumexp(logits, axis=-1) - at_label
+    return _cross_entropy(logits, labels)[0]
 
 
 @cross_entropy.defjvp
 def _cross_entropy_jvp(primals, tangents):
     logits, labels = primals
-    total = jax.nn.logsumexp(logits, axis=-1)
-    at_label = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
-    one_hot = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-    slope = jnp.exp(logits - total[..., None]) - one_hot
-    return total - at_label, jnp.sum(slope * tangents[0], axis=-1)
+    nats, shares = _cross_entropy(logits, labels)
+    size = logits.shape[-1]
+    places = labels.astype(jnp.int32)  # one_hot counts in the labels' own, perhaps narrow, type
+    one_hot = jax.nn.one_hot(jnp.where(places < 0, places + size, places), size, dtype=logits.dtype)
+    return nats, jnp.sum((shares - one_hot) * tangents[0], axis=-1)
+
+
+def _cross_entropy(logits, labels):
+    """The loss and softmax(logits)."""
+    peak = jnp.max(logits, axis=-1, keepdims=True)
+    shifted = logits - jax.lax.stop_gradient(jnp.where(jnp.isfinite(peak), peak, 0.0))
+    exps = jnp.exp(shifted)
+    total = jnp.sum(exps, axis=-1, keepdims=True)
+    at_label = jnp.take_along_axis(shifted, labels[..., None], axis=-1)
+    return (jnp.log(total) - at_label)[..., 0], exps * (1 / total)
 
 
 def binary_cross_entropy(logits: Array, labels: Array) -> Array:

@@ -158,7 +158,8 @@ class TrainStep:
                 loss, metrics = self.loss_fn(params, batch, key)
             # Here, where it costs no pass over all gradients. A count has no derivative.
             weight = jax.lax.stop_gradient(jnp.asarray(metrics.get("weight", 1.0), loss.dtype))
-            metrics = {name: value * weight for name, value in metrics.items() if name != "weight"}
+            rest = {name: value for name, value in metrics.items() if name != "weight"}
+            metrics = jax.tree.map(lambda value: value * weight, rest)
             return loss * weight, (weight, metrics, carry)
 
         def turn(batch, carry, key):

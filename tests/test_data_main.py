@@ -161,6 +161,10 @@ def test_what_is_read_from_its_files_alone(capfd, tmp_path, monkeypatch):
     )
     path = tmp_path / "mirror" / "wikitext-2" / "w.zip"
     code, _, error = call(capfd, "verify", "wikitext-2")
+    assert (code, error) == (
+        2, "error: wikitext-2 is not at hand: not in the mirror (SEQLAB_DATA_MIRROR)\n",
+    )  # fmt: skip
+    code, _, error = call(capfd, "prepare", "wikitext-2")
     assert code == 2
     assert "w.zip" in error
     path.parent.mkdir(parents=True)
@@ -169,8 +173,14 @@ def test_what_is_read_from_its_files_alone(capfd, tmp_path, monkeypatch):
         0, f"wikitext-2: prepared in {path.parent}\n",
     )  # fmt: skip
     assert call(capfd, "verify", "wikitext-2") == (0, "wikitext-2: intact\n", "")
+    monkeypatch.delenv("SEQLAB_DATA_MIRROR")
+    path = sources.cache_folder() / "wikitext-2" / "w.zip"
+    path.parent.mkdir(parents=True)
     path.write_bytes(CONTENT[::-1])
-    assert call(capfd, "verify", "wikitext-2")[0] == 2
+    code, out, _ = call(capfd, "verify", "wikitext-2")
+    assert code == 1
+    assert out.startswith(f"wikitext-2: {path} is damaged")
+    assert path.read_bytes() == CONTENT[::-1]
 
 
 @pytest.mark.parametrize("name", NO_FILES)

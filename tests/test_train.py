@@ -344,6 +344,29 @@ def test_derivatives_of_the_cross_entropy_are_those_of_optax(x64):
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 
 
+def test_the_cross_entropys_derivative_has_the_digits_of_its_type(x64):
+    exact = np.random.default_rng(1).normal(size=(4, 1000))
+    labels = jnp.arange(4)
+    # A difference from the largest logit of about 8 is rounded by half of 2^-5 in bfloat16.
+    for dtype, offset, rtol in ((jnp.float32, 1e5, 1e-6), (jnp.bfloat16, 0.0, 2**-6 + 2**-7)):
+        logits = (jnp.asarray(exact) + offset).astype(dtype)
+        found, expected = (
+            jax.grad(lambda logits: jnp.sum(cross_entropy(logits, labels)))(each)
+            for each in (logits, logits.astype(jnp.float64))
+        )
+        assert found.dtype == dtype
+        np.testing.assert_allclose(found.astype(np.float64), expected, rtol=rtol)
+
+
+@pytest.mark.parametrize("label", [np.uint8(3), np.int32(-1)])
+def test_the_cross_entropys_derivative_is_of_the_label_whose_loss_it_is(label, x64):
+    logits = jnp.asarray(np.random.default_rng(2).normal(size=300))
+    found = jax.grad(cross_entropy)(logits, jnp.asarray(label))
+    expected = np.array(jax.nn.softmax(logits))
+    expected[label] -= 1.0
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-15)
+
+
 def test_a_masked_mean_divides_by_what_is_real(x64):
     values = jnp.asarray([[1.0, 3.0, jnp.nan], [5.0, jnp.inf, 7.0]])
     mask = jnp.asarray([[True, True, False], [True, False, False]])

@@ -55,9 +55,10 @@ as many tokens a second, the median over rounds of the rounds' own ratios.
     "ngram": """## n-grams beside NLTK, and in bounded memory
 
 A generated text: phrases of Zipf words, themselves drawn by a Zipf law. `x_nltk` is how many times
-as many tokens a second as NLTK's, once, on the same tokens; `largest_difference` of a probability
-from NLTK's where both define the same model. With pieces on disk the peak of resident memory is of
-a process of its own, Python and all.
+as many tokens a second as NLTK's, timed once, on the same tokens but for scoring: there NLTK has
+200 of them, for its `fit` counts only and leaves the rest to every score. `largest_difference` of
+their probabilities from NLTK's, where both define the same model. With pieces on disk the peak of
+resident memory is of a process of its own, Python and all.
 """,
     "word2vec": """## word2vec beside gensim
 

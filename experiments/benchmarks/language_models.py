@@ -26,10 +26,10 @@ from dataclasses import dataclass, replace
 import jax
 import numpy as np
 
-from experiments.benchmarks.ngram import text_of
 from seqlab.cli import main
 from seqlab.data.batching import Streams
 from seqlab.data.checks import check_at_least, check_distinct, check_known
+from seqlab.data.synthetic import zipf_phrases
 from seqlab.data.text import text_parts
 from seqlab.data.vocabulary import Words
 from seqlab.devices import Devices, num_cores
@@ -133,7 +133,7 @@ def read(config, log):
         else:
             vocabulary = Words.of(text)
             return "Penn Treebank", vocabulary, vocabulary.encode_lines(text)
-    ids = np.concatenate([*text_of(config.num_tokens, config.vocab_size, config.seed)])
+    ids = np.concatenate([*zipf_phrases(config.num_tokens, config.vocab_size, config.seed)])
     return "Zipf", Words(tuple(f"w{k}" for k in range(config.vocab_size))), ids
 
 

@@ -110,11 +110,12 @@ def verify(name: Name, folder: Folder = None) -> int:
         if name == "all" and builders.describe(each, folder).state == "not prepared":
             _say(f"{each}: not prepared")
             continue
-        if each in FILES_ONLY:
-            sources.fetch(each)
-            damaged = []
-        else:
+        if each not in FILES_ONLY:
             damaged = builders.verify(each, folder)
+        elif builders.origin(each) in ("mirror", "cache"):
+            damaged = builders.damaged_files(each)
+        else:
+            raise InputError(f"{each} is not at hand: {builders.origin(each)}")
         for line in damaged or ["intact"]:
             _say(f"{each}: {line}")
         if damaged:

@@ -514,12 +514,16 @@ def verify(name: str, folder: Path | str | None = None) -> list[str]:
         raise InputError(
             f"{name} is not prepared in {path.parent.parent}; python -m seqlab.data prepare {name}"
         )
-    damaged = [
+    return damaged_files(name) + _faults(name, path, in_full=True)
+
+
+def damaged_files(name: str) -> list[str]:
+    """One line for each source file of a set that is at hand and damaged; nothing is fetched."""
+    return [
         f"{file} is damaged: its sha256 is not {expected.sha256[:12]}"
         for file, expected in _sources_at_hand(name)
         if sha256(file) != expected.sha256
     ]
-    return damaged + _faults(name, path, in_full=True)
 
 
 class Description(NamedTuple):

@@ -1,17 +1,20 @@
-"""Tasks made to ask for memory over many steps: adding, copy memory, temporal order.
+"""Tasks made to ask for memory over many steps: adding, copy memory, temporal order; and a text.
 
 Each has several published versions that are not comparable; the name of the version belongs beside
 every result. Positions count from 0; T/2 and T/10 are rounded down where they are not whole.
 """
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from seqlab.data.checks import check_at_least, check_known
+from seqlab.data.vocabulary import EOS, SPECIALS
 from seqlab.errors import InputError
 
+PIECE_TOKENS = 1 << 20  # of a generated text, at a time
 COPY_LENGTH = 10  # symbols to be copied
 COPY_BLANK = 0
 COPY_DELIMITER = 9
@@ -235,6 +238,34 @@ def temporal_order_correct(outputs: np.ndarray, targets: np.ndarray) -> np.ndarr
         raise ValueError(f"outputs have shape {outputs.shape}, targets {targets.shape}")
     errors = outputs - _one_hot(targets, outputs.shape[-1])
     return np.all(np.abs(errors) < 0.3, axis=-1)
+
+
+def zipf_phrases(num_tokens: int, vocab_size: int, seed: int) -> Iterator[np.ndarray]:
+    """A text of word ids, int32, in pieces of a million, that is made as it is read.
+
+    4 V phrases of two to six words stand in a row. Words within phrases, and phrases within the
+    text, are drawn by p(rank r) proportional to 1 / (r + 2.7): n-grams come again as in a real
+    text. Every twentieth token of a piece, and its last, is <eos>.
+
+    References: Mandelbrot, 1953 (the law of ranks).
+    """
+    rng = np.random.default_rng(seed)
+
+    def zipf(count, size):
+        weights = np.cumsum(1 / (np.arange(size) + 2.7))
+        return np.searchsorted(weights, rng.random(count) * weights[-1])
+
+    num_phrases = 4 * vocab_size
+    bank = zipf(6 * num_phrases, vocab_size).reshape(num_phrases, 6) + len(SPECIALS)
+    lengths = rng.integers(2, 7, num_phrases)
+    is_word = np.arange(6) < lengths[:, None]
+    while num_tokens > 0:
+        chosen = zipf(PIECE_TOKENS // 4, num_phrases)
+        words = bank[chosen][is_word[chosen]][: min(num_tokens, PIECE_TOKENS)]
+        words[19::20] = EOS
+        words[-1] = EOS
+        num_tokens -= len(words)
+        yield words.astype(np.int32)
 
 
 def _adding_hs97(rng, batch_size, num_steps):
