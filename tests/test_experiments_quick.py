@@ -1,4 +1,4 @@
-"""Every experiment runs with `--quick`, twice, to the same numbers, and draws from its files."""
+"""Every experiment runs with `--quick`, studies twice to the same numbers, and draws from files."""
 
 import importlib
 import json
@@ -86,11 +86,13 @@ def run(study, out, *flags):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("study", STUDIES)
-def test_quick_runs_twice_to_the_same_metrics(study, tmp_path):
-    first, second = (run(study, tmp_path / name, "--quick") for name in ("first", "second"))
-    assert (first.path / "metrics.jsonl").read_bytes() == (
-        second.path / "metrics.jsonl"
-    ).read_bytes()
+def test_quick_runs_end_and_studies_give_the_same_metrics_again(study, tmp_path):
+    first = run(study, tmp_path / "first", "--quick")
+    if ".benchmarks." not in study:  # whose numbers are times
+        second = run(study, tmp_path / "second", "--quick")
+        assert (first.path / "metrics.jsonl").read_bytes() == (
+            second.path / "metrics.jsonl"
+        ).read_bytes()
     drawn = {path.name for path in (first.path / "figures").iterdir()}
     assert drawn == FIGURES.get(study, set())
     assert all(path.stat().st_size > 10_000 for path in (first.path / "figures").iterdir())
