@@ -897,7 +897,7 @@ def test_sst_lines_are_label_and_sentence(tmp_path):
 
 def test_trec_has_coarse_and_fine_classes(tmp_path):
     train = b"NUM:dist How far ?\nLOC:city A sister\xf0city ?\n"
-    put_files(tmp_path, "trec", TREC__train__raw=train, TREC__test__raw=b"ABBR:exp What is AI ?\n")
+    put_files(tmp_path, "trec", TREC__train=train, TREC__test=b"ABBR:exp What is AI ?\n")
     first, second = load("trec", "train")
     builder = BUILDERS["trec"]
     assert (first["text"], second["text"]) == ("How far ?", "A sister\xf0city ?")

@@ -196,7 +196,7 @@ def put_trec(tmp_path):
     train = [f"NUM:dist How far is {i} ?" for i in range(40)]
     train += [f"LOC:city Where is {i} ?" for i in range(40)]
     test = ["NUM:dist How far is 3 ?", "LOC:city Where is it ?", "LOC:other Where is  7 ?"]
-    put(tmp_path, "trec", {"TREC.train.raw": lines(*train), "TREC.test.raw": lines(*test)})
+    put(tmp_path, "trec", {"TREC.train": lines(*train), "TREC.test": lines(*test)})
 
 
 def test_what_train_shares_with_test_is_left_out_and_said(tmp_path):

@@ -1,10 +1,12 @@
 import os
+import random
+import re
 import unicodedata
 from pathlib import Path
 
 import pytest
 
-from seqlab.data.words import CUTS, cut_words
+from seqlab.data.words import CUTS, cut_words, letters
 from seqlab.errors import InputError
 
 
@@ -63,6 +65,16 @@ def test_both_ways_to_write_a_syllable_are_one(rule):
     apart = unicodedata.normalize("NFD", text)
     assert apart != text
     assert cut(apart, rule) == cut(text, rule) == text
+
+
+def test_runs_of_letters_are_those_of_the_plain_definition():
+    marks = [chr(code) for code in range(0x20000) if unicodedata.category(chr(code))[0] == "M"]
+    plain = re.compile(rf"[\w{''.join(marks)}\u200c\u200d]+")
+    draw = random.Random(0)
+    letters_and_signs = ["ab9._ '-é", "हमกิ한\u200c\u200d\u0301", "\U0001d7d8\U00011000\u200b"]
+    for _ in range(2000):
+        text = "".join(draw.choice(draw.choice(letters_and_signs)) for _ in range(40))
+        assert re.findall(letters(), text) == plain.findall(text)
 
 
 def test_an_unknown_rule():

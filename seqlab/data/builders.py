@@ -377,7 +377,7 @@ class Trec(Builder):
         }
 
     def splits(self, files):
-        return {split: self.examples(files[f"TREC.{split}.raw"]) for split in ("train", "test")}
+        return {split: self.examples(files[f"TREC.{split}"]) for split in ("train", "test")}
 
     def examples(self, path):
         for line in read_lines(path, "latin-1"):

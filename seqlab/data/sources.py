@@ -288,19 +288,33 @@ SOURCES: dict[str, tuple[File, ...]] = {
             "0e2ebb450c231f7b3d67fc932066e7bb26ae7bad8c88488f45ed44ef02eb3c73",
         ),
     ),
-    # Questions by what they ask for, Li and Roth 2002.
+    # Questions by what they ask for, Li and Roth 2002. The stand-ins are the same bytes.
     "trec": (
         File(
-            "TREC.train.raw",
-            f"{_SENT_CONV}/raw/TREC.train.raw",
+            "TREC.train",
+            f"{_SENT_CONV}/raw/TREC.train",
             335_858,
             "9e4c8bdcaffb96ed61041bd64b564183d52793a8e91d84fc3a8646885f466ec3",
+            (
+                StandIn(
+                    "TREC.train.raw",
+                    335_858,
+                    "9e4c8bdcaffb96ed61041bd64b564183d52793a8e91d84fc3a8646885f466ec3",
+                ),
+            ),
         ),
         File(
-            "TREC.test.raw",
-            f"{_SENT_CONV}/raw/TREC.test.raw",
+            "TREC.test",
+            f"{_SENT_CONV}/raw/TREC.test",
             23_354,
             "033f22c028c2bbba9ca682f68ffe204dc1aa6e1cf35dd6207f2d4ca67f0d0e8e",
+            (
+                StandIn(
+                    "TREC.test.raw",
+                    23_354,
+                    "033f22c028c2bbba9ca682f68ffe204dc1aa6e1cf35dd6207f2d4ca67f0d0e8e",
+                ),
+            ),
         ),
     ),
     # First 100 MB of the cleaned English Wikipedia of 2006, by M. Mahoney. The address is not

@@ -53,10 +53,12 @@ def cut_words(text: str, rule: str) -> list[str]:
 def letters() -> str:
     r"""A run of letters, digits and `_` of any script, as a regular expression.
 
-    `\w` lacks the marks by which Hindi or Thai write their vowels.
+    `\w` lacks the marks by which Hindi or Thai write their vowels. They are a slow set to look
+    through, so ASCII characters are told apart first: English text is cut several times faster.
     """
     marks = [chr(code) for code in range(0x20000) if unicodedata.category(chr(code))[0] == "M"]
-    return rf"[\w{''.join(marks)}\u200c\u200d]+"
+    mark = rf"(?![\x00-\x7f])[{''.join(marks)}\u200c\u200d]+"
+    return rf"(?:\w+|{mark}\w*)(?:{mark}\w*)*"
 
 
 @functools.cache
