@@ -1,5 +1,7 @@
+import csv
 import hashlib
 import os
+import re
 import socket
 import sys
 import unicodedata
@@ -284,6 +286,13 @@ def test_in_a_tsv_quotes_are_quotes(tmp_path):
         assert read_corpus(table(tmp_path, content, name), "document") == expected
 
 
+def test_a_name_that_ends_in_csv_or_tsv_says_how_columns_are_separated(tmp_path):
+    content = "te\txt,label\na,x\nb,y\n"
+    assert read_corpus(table(tmp_path, content, "a.CSV"), "te\txt")[0] == ["a", "b"]
+    assert read_corpus(table(tmp_path, content.replace("\t", ""), "a.txt"))[0] == ["a", "b"]
+    assert "known: te, xt,label" in failure(read_corpus, table(tmp_path, content, "a.tsv"))
+
+
 def test_columns_by_number_where_there_is_no_header(tmp_path):
     path = table(tmp_path, own_csv(header="").replace(",good", ",1").replace(",bad", ",0"))
     texts, names = read_corpus(path, "1", "2")
@@ -300,7 +309,9 @@ def test_classes_that_are_numbers_come_by_size(tmp_path):
 
 def test_a_field_longer_than_pythons_limit(tmp_path):
     rows = [("x " * 100_000 + str(i), name) for i, (_, name) in enumerate(OWN[:2])]
+    limit = csv.field_size_limit()
     assert len(read_corpus(table(tmp_path, own_csv(rows)))[0][0]) > 200_000
+    assert csv.field_size_limit() == limit
 
 
 def test_same_texts_stay_in_one_part(tmp_path):
@@ -481,6 +492,17 @@ def test_real_imdb_is_kept_apart(monkeypatch):
     assert "<br" not in "".join(data.texts[:100])
     kept = load_labelled("imdb", keep_shared=True)
     assert len(kept.rows["train"]) + len(kept.rows["valid"]) == 25_000
+
+
+def test_the_example_in_the_docs(tmp_path, monkeypatch, capsys):
+    text = (ROOT / "docs" / "texts_to_classify.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    table(tmp_path, own_csv(header="review,stars"), "reviews.csv")
+    monkeypatch.chdir(tmp_path)
+    namespace = {}
+    exec(code, namespace)
+    assert capsys.readouterr().out.startswith("('bad', 'good') [32, 4, 4]")
+    assert len(namespace["ids"]) == len(namespace["labels"]) == 32
 
 
 def test_every_name_is_a_set():
