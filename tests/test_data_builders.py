@@ -853,6 +853,114 @@ def test_imdb_is_the_same_from_the_archive_and_from_its_stand_ins(tmp_path, monk
     ]
 
 
+def put_files(tmp_path, name, **contents):
+    """Small files under the names that a set's own have; "__" in a keyword stands for a dot."""
+    named = {key.replace("__", "."): content for key, content in contents.items()}
+    sources.SOURCES[name] = tuple(
+        add_to_mirror(tmp_path, f"{name}/{file.name}", named[file.name.replace("-", "_")])
+        for file in SOURCES[name]
+    )
+
+
+def labelled(source):
+    return [(int(example["label"]), example["text"]) for example in source]
+
+
+def test_mr_is_latin_1_cut_at_line_feeds_and_takes_turns(tmp_path):
+    put_files(
+        tmp_path,
+        "rt_polarity",
+        rt_polarity__neg=b"a bore \x85 \ndull .\n",
+        rt_polarity__pos=b"caf\xe9 ! \x0b\ngood \x97 fun \n",
+    )
+    assert labelled(load("rt_polarity", "train")) == [
+        (0, "a bore \x85 "),
+        (1, "café ! \x0b"),
+        (0, "dull ."),
+        (1, "good \x97 fun "),
+    ]
+
+
+def test_sst_lines_are_label_and_sentence(tmp_path):
+    lines = {"train": "4 très bon\n0 1 star\n", "dev": "2 \x85 so\n", "test": "3 b\n"}
+    contents = {f"stsa__fine__{part}": text.encode() for part, text in lines.items()}
+    put_files(tmp_path, "sst5", **contents)
+    assert labelled(load("sst5", "all")) == [
+        (4, "très bon"),
+        (0, "1 star"),
+        (2, "\x85 so"),
+        (3, "b"),
+    ]
+    assert len(load("sst5", "validation")) == 1
+    assert BUILDERS["sst5"].CLASSES[3] == "positive"
+
+
+def test_trec_has_coarse_and_fine_classes(tmp_path):
+    train = b"NUM:dist How far ?\nLOC:city A sister\xf0city ?\n"
+    put_files(tmp_path, "trec", TREC__train=train, TREC__test=b"ABBR:exp What is AI ?\n")
+    first, second = load("trec", "train")
+    builder = BUILDERS["trec"]
+    assert (first["text"], second["text"]) == ("How far ?", "A sister\xf0city ?")
+    assert builder.CLASSES[first["label"]] == "NUM"
+    assert builder.FINE_CLASSES[first["fine_label"]] == "NUM:dist"
+    assert builder.FINE_CLASSES[second["fine_label"]] == "LOC:city"
+    assert builder.CLASSES[load("trec", "test")[0]["label"]] == "ABBR"
+    assert len(set(builder.FINE_CLASSES)) == 50
+
+
+def real_lines(path, encoding="utf-8"):
+    return path.read_bytes().decode(encoding).split("\n")[:-1]
+
+
+def test_real_mr_is_the_files(monkeypatch):
+    folder = real("rt_polarity", monkeypatch)
+    found = labelled(load("rt_polarity", "train"))
+    for label, name in enumerate(("neg", "pos")):
+        lines = real_lines(folder / f"rt-polarity.{name}", "latin-1")
+        assert [text for each, text in found if each == label] == lines
+        assert len(lines) == 5_331
+    assert [label for label, _ in found] == [0, 1] * 5_331
+    lengths = {
+        label: [len(text.split()) for each, text in found if each == label] for label in (0, 1)
+    }
+    assert [round(np.mean(lengths[label]), 1) for label in (0, 1)] == [20.9, 21.1]
+
+
+@pytest.mark.parametrize(
+    ("name", "stem", "sizes"),
+    [("sst2", "binary", (6_920, 872, 1_821)), ("sst5", "fine", (8_544, 1_101, 2_210))],
+)
+def test_real_sst_is_the_files(monkeypatch, name, stem, sizes):
+    folder = real(name, monkeypatch)
+    splits = {"train": "train", "validation": "dev", "test": "test"}
+    for (split, part), size in zip(splits.items(), sizes, strict=True):
+        found = labelled(load(name, split))
+        assert [f"{label} {text}" for label, text in found] == real_lines(
+            folder / f"stsa.{stem}.{part}"
+        )
+        assert len(found) == size
+
+
+def test_real_sst2_has_the_published_share_of_negatives(monkeypatch):
+    real("sst2", monkeypatch)
+    splits = ("train", "validation", "test")
+    labels = [[label for label, _ in labelled(load("sst2", split))] for split in splits]
+    assert [each.count(0) for each in labels] == [3_310, 428, 912]
+
+
+def test_real_trec_is_the_files(monkeypatch):
+    folder = real("trec", monkeypatch)
+    builder = BUILDERS["trec"]
+    counts = {"train": [86, 1_162, 1_250, 1_223, 835, 896], "test": [9, 138, 94, 65, 81, 113]}
+    for split, expected in counts.items():
+        found = list(load("trec", split))
+        names = [f"{builder.FINE_CLASSES[each['fine_label']]} {each['text']}" for each in found]
+        assert names == real_lines(folder / f"TREC.{split}.raw", "latin-1")
+        assert np.bincount([each["label"] for each in found]).tolist() == expected
+        fine = {each["fine_label"] for each in found}
+        assert len(fine) == {"train": 50, "test": 42}[split]
+
+
 def test_text8_is_cut_at_90_and_95_percent(tmp_path):
     text = "".join(f" w{number}" for number in range(50_000))
     with zipfile.ZipFile(tmp_path / "text8.zip", "w", zipfile.ZIP_DEFLATED) as archive:

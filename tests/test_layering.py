@@ -41,12 +41,14 @@ ALLOWED = {
     "scoring": {"files"},
     "ngram": {"data", "files", "scoring"},
     "metrics": set(),
+    "baselines": set(),
     "runlog": {"writers", "files"},
     "plots": {"runlog"},
     "cli": {"runlog", "data", "devices", "writers"},
 }
 JAX_FREE = {
-    "errors", "files", "timing", "data", "scoring", "ngram", "metrics", "plots", "runlog", "writers"
+    "errors", "files", "timing", "data", "scoring", "ngram", "metrics", "baselines", "plots",
+    "runlog", "writers",
 }  # fmt: skip
 JAX_FAMILY = {"jax", "jaxlib", "flax", "optax", "orbax"}
 RECORDS_ONLY = {"types", "linalg", "cells", "fast", "recurrence", "gradflow", "losses", "train"}

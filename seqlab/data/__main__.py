@@ -19,17 +19,18 @@ from seqlab.data import builders, sources
 from seqlab.data.checks import check_known
 from seqlab.errors import InputError
 
-# What needs no file: name -> (what it is, licence). The names are those of `problems`.
+# What needs no file: name -> (what it is, licence). Names as in `problems` and `labelled`.
 NO_FILES = {
     "embedded": ("Text that every Python carries, the topics of help(), 65,000 words.", "PSF-2.0"),
     "digits": ("8x8 images of handwritten digits, from scikit-learn.", "CC BY 4.0"),
+    "negation": ("A made-up language: opinions, and negators far before them.", "-"),
     "adding": ("Two marked numbers of a sequence are to be added.", "-"),
     "copy-memory": ("Ten symbols are to be copied after a delay.", "-"),
     "temporal-order": ("The order of two or three symbols is to be named.", "-"),
 }
 # What is read straight from its pinned files, without records: name -> (what it is, licence).
 FILES_ONLY = {
-    "korean_chatbot": ("Questions and answers in Korean: the text korean.", "MIT"),
+    "korean_chatbot": ("Questions and answers in Korean, in three classes: korean.", "MIT"),
     "tatoeba_en_ko": ("English sentences and their Korean: the text bilingual.", "CC BY 2.0"),
     "wikitext-2": ("Articles of Wikipedia, 2 million words.", "CC BY-SA 4.0"),
     "wikitext-103": ("Articles of Wikipedia, 103 million words.", "CC BY-SA 4.0"),

