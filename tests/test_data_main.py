@@ -176,11 +176,12 @@ def test_what_is_read_from_its_files_alone(capfd, tmp_path, monkeypatch):
     monkeypatch.delenv("SEQLAB_DATA_MIRROR")
     path = sources.cache_folder() / "wikitext-2" / "w.zip"
     path.parent.mkdir(parents=True)
-    path.write_bytes(CONTENT[::-1])
-    code, out, _ = call(capfd, "verify", "wikitext-2")
-    assert code == 1
-    assert out.startswith(f"wikitext-2: {path} is damaged")
-    assert path.read_bytes() == CONTENT[::-1]
+    for damaged in (CONTENT[::-1], CONTENT[:-1]):
+        path.write_bytes(damaged)
+        code, out, _ = call(capfd, "verify", "wikitext-2")
+        assert code == 1
+        assert out.startswith(f"wikitext-2: {path} is damaged")
+        assert path.read_bytes() == damaged
 
 
 @pytest.mark.parametrize("name", NO_FILES)

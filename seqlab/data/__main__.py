@@ -111,11 +111,9 @@ def verify(name: Name, folder: Folder = None) -> int:
         if name == "all" and builders.describe(each, folder).state == "not prepared":
             _say(f"{each}: not prepared")
             continue
-        if each not in FILES_ONLY:
-            damaged = builders.verify(each, folder)
-        elif builders.origin(each) in ("mirror", "cache"):
-            damaged = builders.damaged_files(each)
-        else:
+        in_files = each in FILES_ONLY
+        damaged = builders.damaged_files(each) if in_files else builders.verify(each, folder)
+        if in_files and not damaged and builders.origin(each) not in ("mirror", "cache"):
             raise InputError(f"{each} is not at hand: {builders.origin(each)}")
         for line in damaged or ["intact"]:
             _say(f"{each}: {line}")
