@@ -1,6 +1,7 @@
 """How every test runs: on the CPU, with JAX's own checks on, in float32 unless it asks for x64."""
 
 import os
+import socket
 import sys
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # read when jax is imported
@@ -48,6 +49,17 @@ def x64():
     """64-bit numbers for one test; what was compiled outside it stays 32-bit."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Whoever asks for it in one test fails."""
+
+    def refuse(*args):
+        raise AssertionError(f"network: {args}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
 def pytest_collection_modifyitems(items):

@@ -2,7 +2,6 @@ import csv
 import hashlib
 import os
 import re
-import socket
 import sys
 import unicodedata
 from collections import Counter
@@ -34,14 +33,8 @@ PARTS = ("train", "valid", "test")
 
 
 @pytest.fixture(autouse=True)
-def places(tmp_path, monkeypatch):
+def places(tmp_path, monkeypatch, no_network):
     """Own cache, mirror and registry; no network, no TensorFlow."""
-
-    def refuse(*args):
-        raise AssertionError(f"network: {args}")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setenv("SEQLAB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("SEQLAB_DATA_MIRROR", str(tmp_path / "mirror"))
     monkeypatch.setattr(sources, "SOURCES", dict(sources.SOURCES))

@@ -1,6 +1,5 @@
 import hashlib
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -36,14 +35,8 @@ CONTENT = b"One.\nTwo.\nThree.\n"
 
 
 @pytest.fixture(autouse=True)
-def places(tmp_path, monkeypatch):
+def places(tmp_path, monkeypatch, no_network):
     """Own cache, mirror and registers; no network."""
-
-    def refuse(*args):
-        raise AssertionError(f"network: {args}")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setenv("SEQLAB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("SEQLAB_DATA_MIRROR", str(tmp_path / "mirror"))
     monkeypatch.setenv("COLUMNS", "160")

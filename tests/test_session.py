@@ -81,18 +81,7 @@ def saved(run):
 
 def stopped_at(out, step, *flags):
     """A run that was stopped after a step, as by SIGTERM."""
-
-    def run(config, log):
-        write = log.write
-
-        def write_and_stop(*, step, **fields):
-            write(step=step, **fields)
-            if step == at and log.waits:
-                log.stop = KeyboardInterrupt
-
-        at, log.write = step, write_and_stop
-        tiny_training.run(config, log)
-
+    run = tiny_training.stopped_after(tiny_training.run, step)
     with pytest.raises(SystemExit) as stop:
         main(tiny_training.Config, run, argv=["--out", str(out), *SMALL, *flags])
     assert stop.value.code == 130

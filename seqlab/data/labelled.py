@@ -30,9 +30,9 @@ from typing import Any
 
 import numpy as np
 
-from seqlab.data import negation, sources
+from seqlab.data import negation
 from seqlab.data.checks import check_at_least, check_known
-from seqlab.data.text import PARTS, read_utf8, text_digest
+from seqlab.data.text import PARTS, chatbot_rows, read_utf8, text_digest
 from seqlab.data.vocabulary import Vocabulary, Words, learn_vocabulary
 from seqlab.data.words import cut_words
 from seqlab.errors import InputError
@@ -334,8 +334,7 @@ def _negation(distances: Sequence[int], seed: int) -> Labelled:
 
 
 def _korean(seed: int) -> Labelled:
-    text = read_utf8(sources.fetch("korean_chatbot")["ChatbotData.csv"])
-    rows = list(csv.DictReader(io.StringIO(text)))
+    rows = list(chatbot_rows())
     labels = np.array([int(row["label"]) for row in rows], np.int32)  # one has blanks behind it
     return _in_folds("korean", KOREAN_CLASSES, [row["Q"] for row in rows], labels, seed)
 

@@ -172,8 +172,7 @@ def _wikitext(name: str) -> dict[str, str]:
 
 
 def _korean() -> dict[str, str]:
-    text = read_utf8(sources.fetch("korean_chatbot")["ChatbotData.csv"])
-    return _pairs_in_parts((row["Q"], row["A"]) for row in csv.DictReader(io.StringIO(text)))
+    return _pairs_in_parts((row["Q"], row["A"]) for row in chatbot_rows())
 
 
 def _bilingual() -> dict[str, str]:
@@ -214,6 +213,16 @@ def _pairs_in_parts(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
 def _cuts(count: int) -> list[int]:
     """Where a text of so many lines is cut."""
     return [0, count * 90 // 100, count * 95 // 100, count]
+
+
+def chatbot_rows() -> Iterator[dict[str, str]]:
+    """Rows of the Korean chatbot's table: question "Q", answer "A" and "label" 0, 1 or 2.
+
+    Raises:
+      InputError: as `sources.fetch`.
+    """
+    text = read_utf8(sources.fetch("korean_chatbot")["ChatbotData.csv"])
+    return iter(csv.DictReader(io.StringIO(text)))
 
 
 def read_utf8(path: Path) -> str:
