@@ -24,6 +24,13 @@ _HOME = {
     "devices": ("Devices",),
     "ensemble": ("map_nets", "train_nets"),
     "errors": ("InputError",),
+    "gradflow.attribution": (
+        "completeness_gap",
+        "gradient_times_input",
+        "integrated_gradients",
+        "leave_one_out",
+        "log_odds",
+    ),
     "gradflow.gates": ("gate_activations", "saturation"),
     "gradflow.theory": ("critical_gain", "mean_field_tanh"),
     "gradflow.jacobians": (
@@ -44,6 +51,7 @@ _HOME = {
     "metrics": ("bootstrap",),
     "models.functional": ("functional",),
     "models.recurrent": ("ManyToMany", "ManyToOne", "OneToMany", "Recurrent"),
+    "models.text_cnn": ("TextCNN",),
     "recorder": ("locate",),
     "recurrence": ("Unrolled", "bidirectional", "init_stack", "stack", "unroll", "using"),
     "report.make": ("gradient_report",),

@@ -366,10 +366,10 @@ def stack(
         name = f"layer_{index}"
         if index > 0:
             shape = (*ys.shape[:-2], 1, ys.shape[-1]) if variational else ys.shape
-            ys = ys * _dropout_mask(next(keys), dropout, shape, ys.dtype)
+            ys = ys * dropout_mask(next(keys), dropout, shape, ys.dtype)
         h_shape = (*xs.shape[:-2], cell.hidden_size)
         h_masks = {
-            direction: _dropout_mask(next(keys), recurrent_dropout, h_shape, ys.dtype)
+            direction: dropout_mask(next(keys), recurrent_dropout, h_shape, ys.dtype)
             for direction in (("forward", "backward") if bidirectional else ("forward",))
         }
         own = {
@@ -388,8 +388,11 @@ def stack(
     return Unrolled(last_carry, ys, trails)
 
 
-def _dropout_mask(key, rate, shape, dtype):
-    """1 / (1 - rate) where kept, 0 where dropped; ones without a key or a rate."""
+def dropout_mask(key: Array | None, rate: float, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
+    """1 / (1 - rate) where kept, 0 where dropped; ones without a key or a rate.
+
+    `shape` has the rows of a batch first, drawn by `draw_rows`.
+    """
     if key is None or not rate:
         return jnp.ones(shape, dtype)
     kept = draw_rows(lambda shape: jax.random.bernoulli(key, 1.0 - rate, shape), shape)

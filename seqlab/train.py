@@ -301,6 +301,55 @@ def learning_rate_schedule(
     )
 
 
+def max_norm(largest: float, *paths: str) -> optax.GradientTransformation:
+    """Holds the columns of matrices in a ball, w <- w min(1, `largest` / ||w||) after the update.
+
+    A column of a kernel [I, O] is the weight vector of one output. To be chained last, since it
+    reads where the update leads:
+
+        optax.chain(optax.adadelta(1.0), max_norm(3.0, "head.kernel"))
+
+    Args:
+      largest: s, the largest Euclidean norm of a column, above 0.
+      *paths: of the matrices, names joined by dots.
+
+    Raises:
+      InputError: `largest` is not above 0; or, when parameters are there to be looked at, a path
+        that leads to no matrix of them.
+
+    References: Hinton et al., 2012; Kim, 2014, section 2.1 (s = 3).
+    """
+    if not largest > 0.0:
+        raise InputError(f"max_norm: largest must be above 0, got {largest}")
+
+    def init(params):
+        leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+        matrices = {_dotted(path) for path, leaf in leaves if jnp.ndim(leaf) == 2}
+        for path in paths:
+            if path not in matrices:
+                raise InputError(f"max_norm: the model has no matrix {path!r}")
+        return optax.EmptyState()
+
+    def update(updates, state, params=None):
+        if params is None:
+            raise ValueError("max_norm: give the parameters to `update`")
+
+        def held(path, change, old):
+            if _dotted(path) not in paths:
+                return change
+            new = old + change
+            norms = jnp.linalg.norm(new, axis=0, keepdims=True)
+            return new * (largest / jnp.maximum(norms, largest)) - old
+
+        return jax.tree_util.tree_map_with_path(held, updates, params), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _dotted(path):
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
 def shortened(grads: Params, norm: Array, largest: float | Array, is_clipped: Array) -> Params:
     """Gradients of the norm `norm`, where `is_clipped` made `largest` long."""
     # Divided first: largest / norm may be too small for float32 where the result is not.

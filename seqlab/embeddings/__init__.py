@@ -12,7 +12,7 @@ _HOME = {
     "files": ("load_glove", "load_word2vec", "save_glove", "save_word2vec"),
     "glove": ("GloVe",),
     "nearest": ("Neighbours", "neighbour_overlap"),
-    "pretrained": ("frozen", "with_embedding"),
+    "pretrained": ("frozen", "with_embedding", "with_vectors"),
     "vectors": ("Embedding", "Vectors"),
     "word2vec": ("Training", "Word2Vec"),
 }

@@ -10,6 +10,8 @@ import optax
 from seqlab.errors import InputError
 from seqlab.types import Array, Model, Params
 
+MODES = ("random", "static", "non-static", "multichannel")
+
 
 def with_embedding(params: Params, matrix: np.ndarray | Array, path: str = "embed") -> Params:
     """A model's parameters with its embedding replaced.
@@ -36,6 +38,51 @@ def with_embedding(params: Params, matrix: np.ndarray | Array, path: str = "embe
     for holder, entry in zip(reversed(holders), reversed([*parents, name]), strict=True):
         new = {**holder, entry: new}
     return new
+
+
+def with_vectors(
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    mode: str,
+    matrix: np.ndarray | Array | None = None,
+) -> tuple[Model, optax.GradientTransformation]:
+    """A model that begins with word vectors, and the optimiser that trains them or does not.
+
+    * "random": both as they are;
+    * "static": the embedding begins as `matrix` and stays so;
+    * "non-static": it begins as `matrix` and is trained;
+    * "multichannel": of the two tables of a `TextCNN(multichannel=True)` both begin as `matrix`,
+      "static" stays so and "embed" is trained.
+
+    Args:
+      model: with its embedding at "embed", as all our models that read tokens.
+      optimizer: of all parameters; what holds weights in bounds, such as `max_norm`, included.
+      mode: one of the four.
+      matrix: [V, D], one row for each id, see `Vectors.matrix`; None for "random".
+
+    Raises:
+      InputError: an unknown mode, a matrix too many or none; and, as soon as parameters are made,
+        an embedding that is not there or of another shape.
+
+    References: Kim, 2014, "Model Variations".
+    """
+    if mode not in MODES:
+        raise InputError(f"embedding mode {mode!r}: expected one of {', '.join(MODES)}")
+    if (matrix is None) != (mode == "random"):
+        given = "needs a matrix of vectors" if matrix is None else "reads no vectors"
+        raise InputError(f"embedding mode {mode!r} {given}")
+    if matrix is None:
+        return model, optimizer
+    paths = ("embed", "static") if mode == "multichannel" else ("embed",)
+
+    def init(key):
+        params = model.init(key)
+        for path in paths:
+            params = with_embedding(params, matrix, path)
+        return params
+
+    begun = Model(init, model.apply)
+    return (begun, optimizer) if mode == "non-static" else frozen(begun, optimizer, paths[-1])
 
 
 def _entry(tree: Any, name: str, params: Params, path: str) -> Any:

@@ -12,7 +12,8 @@ from flax import nnx, struct
 
 from seqlab.errors import InputError
 from seqlab.linalg import product
-from seqlab.recurrence import draw_rows, init_stack, stack
+from seqlab.models.layers import dropped
+from seqlab.recurrence import init_stack, stack
 from seqlab.types import Array, Carry, Cell, Model, Output, Params
 
 
@@ -130,7 +131,7 @@ class LanguageModel(nnx.Module):
         """Logits [..., T, V] of what follows each of xs [..., T], integers below V.
 
         Args:
-          xs: tokens.
+          xs: tokens, or in their place their vectors, real [..., T, D].
           mask: [..., T] bool, True where real.
           carry: the state to go on from, by layer; None for a fresh one.
           taps, weight_taps: see `unroll`, under "rnn" and by layer.
@@ -140,8 +141,9 @@ class LanguageModel(nnx.Module):
         keys = [None] * 5 if key is None else list(jax.random.split(key, 5))
         drop, embedding = self.drop, self.embed["embedding"][...]
         with jax.named_scope("embed"):
-            es = embedding[xs]
-            if drop.words:
+            is_vectors = jnp.issubdtype(jnp.result_type(xs), jnp.inexact)
+            es = xs if is_vectors else embedding[xs]
+            if drop.words and not is_vectors:
                 whole = _mask(keys[0], drop.words, (len(embedding), 1), es.dtype)
                 es = es * whole[xs]
             es = self._dropped(es, drop.inputs, keys[1])
@@ -170,10 +172,7 @@ class LanguageModel(nnx.Module):
         return LanguageOutput(logits, jax.nn.softmax(logits), {"rnn": rnn.carries}, rnn.ys, read)
 
     def _dropped(self, xs, rate, key):
-        if not rate or key is None:
-            return xs
-        shape = (*xs.shape[:-2], 1, xs.shape[-1]) if self.drop.variational else xs.shape
-        return xs * _mask(key, rate, shape, xs.dtype, rows=True)
+        return dropped(xs, rate, key, per_sequence=self.drop.variational)
 
 
 def uniform(key: Array, params: Params, limit: float) -> Params:
@@ -310,15 +309,11 @@ def _mean_square(values, mask):
     return jnp.sum(real) / (jnp.maximum(jnp.sum(mask), 1) * values.shape[-1])
 
 
-def _mask(key, rate, shape, dtype, rows=False):
-    """1 / (1 - rate) where kept, 0 where dropped; `rows` are of the batch, shared out or not."""
+def _mask(key, rate, shape, dtype):
+    """1 / (1 - rate) where kept, 0 where dropped: one mask for all rows of a batch."""
     if key is None:
         return jnp.ones(shape, dtype)
-
-    def kept(shape):
-        return jax.random.bernoulli(key, 1.0 - rate, shape)
-
-    return (draw_rows(kept, shape) if rows else kept(shape)).astype(dtype) / (1.0 - rate)
+    return jax.random.bernoulli(key, 1.0 - rate, shape).astype(dtype) / (1.0 - rate)
 
 
 def _drop_recurrent(weights, rate, key):

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 from flax import nnx, struct
 
 from seqlab.errors import InputError
+from seqlab.models.attention import SCORES, AttentionPooling
+from seqlab.models.layers import HEADS, check_known, check_rate, dropped, embed, linear, pool
 from seqlab.recurrence import Unrolled, init_stack, stack, unroll
 from seqlab.types import Array, Carry, Cell, Output
 
-HEADS = {"linear": lambda logits: logits, "sigmoid": jax.nn.sigmoid, "softmax": jax.nn.softmax}
-POOLINGS = ("last", "mean", "max")
+POOLINGS = ("last", "mean", "max", "attention")
 
 
 class Recurrent(nnx.Module):
@@ -86,6 +87,17 @@ class Recurrent(nnx.Module):
         return jnp.concatenate([self.cell.output(top[d]) for d in ("forward", "backward")], axis=-1)
 
 
+@struct.dataclass
+class AttentionOutput(Output):
+    """`Output`, and what attention pooling read.
+
+    Attributes:
+      attention: [..., T], each step's weight: 0 where masked, of sum 1 over a row's real steps.
+    """
+
+    attention: Array
+
+
 class _SequenceReader(nnx.Module):
     """Embeds tokens if there is a vocabulary, then walks; what both many-to models share."""
 
@@ -97,11 +109,16 @@ class _SequenceReader(nnx.Module):
         output_size: int,
         head: str = "linear",
         vocab_size: int | None = None,
+        drop_inputs: float = 0.0,
+        drop_features: float = 0.0,
         rngs: nnx.Rngs,
         **layers: Any,
     ):
-        _known("head", head, HEADS)
+        check_known("head", head, HEADS)
+        check_rate("drop_inputs", drop_inputs)
+        check_rate("drop_features", drop_features)
         self.head_kind = head
+        self.drop_inputs, self.drop_features = drop_inputs, drop_features
         self.has_vocabulary = vocab_size is not None
         if vocab_size is not None:
             # Entries of unit variance, so that pre-activations begin with unit variance too.
@@ -113,12 +130,18 @@ class _SequenceReader(nnx.Module):
                 rngs=rngs,
             )
         self.rnn = Recurrent(cell, input_size, rngs=rngs, **layers)
-        self.head = _linear(self.rnn.output_size, output_size, rngs)
+        self.head = linear(self.rnn.output_size, output_size, rngs)
 
-    def walk(self, xs, mask, taps, weight_taps, key, **loop):
+    def keys(self, key):
+        """Of what is dropped of the inputs, between and inside layers, and of the features."""
+        if key is None or not (self.drop_inputs or self.drop_features):
+            return None, key, None  # the layers draw what they draw in a model of layers alone
+        return jax.random.split(key, 3)
+
+    def walk(self, xs, mask, taps, weight_taps, key_inputs, key, **loop):
         if self.has_vocabulary:
-            with jax.named_scope("embed"):
-                xs = self.embed(xs)
+            xs = embed(self.embed, xs)
+        xs = dropped(xs, self.drop_inputs, key_inputs, per_sequence=self.rnn.drop["variational"])
         with jax.named_scope("rnn"):
             return self.rnn(
                 xs,
@@ -129,9 +152,9 @@ class _SequenceReader(nnx.Module):
                 **loop,
             )
 
-    def answer(self, features, carries):
+    def answer(self, features, carries, key):
         with jax.named_scope("head"):
-            logits = self.head(features)
+            logits = self.head(dropped(features, self.drop_features, key))
             return Output(logits, HEADS[self.head_kind](logits), {"rnn": carries})
 
 
@@ -143,38 +166,67 @@ class ManyToOne(_SequenceReader):
       input_size: D, features of a step; the width of the embedding where there is a vocabulary.
       output_size: width of the answer.
       head: what turns logits into predictions: "linear", "sigmoid" (two classes) or "softmax".
-      vocab_size: None for real inputs [..., T, D], or V for tokens [..., T] of integers below V.
-      pooling: "last" real step, or "mean" or "max" over real steps; all zeros for a row without
-        one, but "last", which is then the output of its first state.
+      vocab_size: None for real inputs [..., T, D], or V for tokens [..., T] of integers below V,
+        in whose place their vectors [..., T, D] are read as well.
+      pooling: "last" real step, or "mean", "max" or "attention" over real steps; all zeros for a
+        row without one, but "last", which is then the output of its first state. With two
+        directions the "last" step of the backward one is the first of the sequence.
+      scores: "additive" or "dot", of attention pooling; see `models.attention`.
+      drop_inputs: probability with which a unit of what the first layer reads is dropped.
+      drop_features: of a unit of what the head reads.
       num_layers, bidirectional, dropout, variational, recurrent_dropout: of the layers, see
-        `seqlab.recurrence.stack`.
+        `seqlab.recurrence.stack`; `variational` holds for `drop_inputs` too.
+
+    Raises:
+      InputError: an option that is none, or a rate that is no probability below 1.
     """
 
-    def __init__(self, cell: Cell, *, pooling: str = "last", rngs: nnx.Rngs, **reader: Any):
-        _known("pooling", pooling, POOLINGS)
+    def __init__(
+        self,
+        cell: Cell,
+        *,
+        pooling: str = "last",
+        scores: str = "additive",
+        rngs: nnx.Rngs,
+        **reader: Any,
+    ):
+        check_known("pooling", pooling, POOLINGS)
+        check_known("scores", scores, SCORES)
         self.pooling = pooling
         super().__init__(cell, rngs=rngs, **reader)
+        if pooling == "attention":
+            self.attention = AttentionPooling(self.rnn.output_size, scores=scores, rngs=rngs)
 
     def __call__(self, xs, mask=None, *, taps=None, weight_taps=None, key=None, **loop) -> Output:
-        """Output with logits [..., output_size]; `mask` [..., T] is True where real."""
-        rnn = self.walk(xs, mask, taps, weight_taps, key, **loop)
+        """Output with logits [..., output_size]; `mask` [..., T] is True where real.
+
+        Attention pooling gives an `AttentionOutput`.
+        """
+        key_inputs, key_layers, key_features = self.keys(key)
+        rnn = self.walk(xs, mask, taps, weight_taps, key_inputs, key_layers, **loop)
+        if self.pooling == "attention":
+            with jax.named_scope("attention"):
+                features, weights = self.attention(rnn.ys, mask)
+            answer = self.answer(features, rnn.carries, key_features)
+            return AttentionOutput(answer.logits, answer.predictions, answer.carries, weights)
         if self.pooling == "last":
             features = self.rnn.last(rnn.carry)
         else:
             features = pool(rnn.ys, mask, self.pooling)
-        return self.answer(features, rnn.carries)
+        return self.answer(features, rnn.carries, key_features)
 
 
 class ManyToMany(_SequenceReader):
     """Reads a sequence, answers at every step: y_t = head(W h_t + b), aligned with x_t.
 
-    The arguments are those of `ManyToOne`, without pooling.
+    The arguments are those of `ManyToOne`, without pooling and its scores.
     """
 
     def __call__(self, xs, mask=None, *, taps=None, weight_taps=None, key=None, **loop) -> Output:
         """Output with logits [..., T, output_size]; at masked steps they are those of h = 0."""
-        rnn = self.walk(xs, mask, taps, weight_taps, key, **loop)
-        return self.answer(rnn.ys, rnn.carries)
+        key_inputs, key_layers, key_features = self.keys(key)
+        rnn = self.walk(xs, mask, taps, weight_taps, key_inputs, key_layers, **loop)
+        return self.answer(rnn.ys, rnn.carries, key_features)
 
 
 class OneToMany(nnx.Module):
@@ -204,12 +256,12 @@ class OneToMany(nnx.Module):
         feedback: bool = False,
         rngs: nnx.Rngs,
     ):
-        _known("head", head, HEADS)
-        _known("feed", feed, ("first", "every"))
+        check_known("head", head, HEADS)
+        check_known("feed", feed, ("first", "every"))
         self.head_kind, self.feed, self.feedback = head, feed, feedback
         self.output_size = output_size
         self.rnn = Recurrent(cell, input_size + (output_size if feedback else 0), rngs=rngs)
-        self.head = _linear(cell.hidden_size, output_size, rngs)
+        self.head = linear(cell.hidden_size, output_size, rngs)
 
     def __call__(
         self, x, num_steps: int, *, previous=None, taps=None, weight_taps=None, key=None, **loop
@@ -287,23 +339,3 @@ class _Feedback:
 
     def output(self, carry):
         return self.cell.output(carry.inner)
-
-
-def pool(ys: Array, mask: Array | None, kind: str) -> Array:
-    """Mean or maximum over real steps, ys [..., T, H] -> [..., H]; zeros where none is real."""
-    if mask is None:
-        return jnp.mean(ys, axis=-2) if kind == "mean" else jnp.max(ys, axis=-2)
-    real = mask[..., None]
-    if kind == "mean":
-        return jnp.sum(jnp.where(real, ys, 0.0), axis=-2) / jnp.maximum(jnp.sum(real, axis=-2), 1)
-    top = jnp.max(jnp.where(real, ys, -jnp.inf), axis=-2)
-    return jnp.where(jnp.any(real, axis=-2), top, 0.0)
-
-
-def _linear(input_size, output_size, rngs):
-    return nnx.Linear(input_size, output_size, param_dtype=jnp.result_type(float), rngs=rngs)
-
-
-def _known(field, value, known):
-    if value not in known:
-        raise InputError(f"{field}={value!r}: expected one of {', '.join(known)}")
