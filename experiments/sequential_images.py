@@ -34,7 +34,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import PartitionSpec
 
 from seqlab import plots
 from seqlab.cells.lookup import make_cell
@@ -53,7 +52,6 @@ from seqlab.models.recurrent import ManyToOne
 from seqlab.runlog import RunLog, read_run
 from seqlab.session import Session
 from seqlab.train import learning_rate_schedule, make_train_step
-from seqlab.types import SHARDS
 
 NUM_CLASSES = 10
 SHOWN = (2, 2)  # images of a cell in the figure of gradients: named right, named wrong
@@ -404,15 +402,7 @@ def answerer(config, num_steps, devices):
             found[name] = jnp.argmax(logits, axis=-1).T, nats.T
         return found
 
-    if devices is not None:
-        answer_batch = jax.shard_map(
-            answer_batch,
-            mesh=devices.mesh,
-            in_specs=(PartitionSpec(), PartitionSpec(SHARDS)),
-            out_specs=PartitionSpec(SHARDS),
-            check_vma=False,
-        )
-    compiled = jax.jit(answer_batch)
+    compiled = jax.jit(answer_batch if devices is None else devices.share_rows(answer_batch))
 
     def answer(params, images):
         batches = Epochs(images, rows, [None])

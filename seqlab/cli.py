@@ -64,6 +64,9 @@ class Command(Generic[C]):
     """Go on with the unfinished run in --out, from its newest good checkpoint."""
     from_run: Annotated[Path | None, tyro.conf.arg(metavar="RUN_DIR")] = None
     """Start from the config of an earlier run; other flags still count."""
+    predict: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Answer what is in a file, or on standard input for -, with the model of the finished run in
+    --from-run. Answers go to standard output; nothing is trained."""
     track: Kind = "none"
     """Also show the metrics on a dashboard; its files are in the run directory."""
     plot_only: Annotated[Path | None, tyro.conf.arg(metavar="RUN_DIR")] = None
@@ -79,6 +82,8 @@ def main(
     run: Callable[[C, RunLog], object],
     plot: Callable[[Path], object] | None = None,
     argv: Sequence[str] | None = None,
+    *,
+    predict: Callable[[Path, Path], object] | None = None,
 ) -> Path:
     """Runs an experiment from the command line and says where its results are.
 
@@ -97,6 +102,8 @@ def main(
       run: does the work, `run(config, log)`; where it does not call `log.finish`, this does.
       plot: draws figures from a run directory's files, `plot(run_dir)`.
       argv: the flags; the process's own if None.
+      predict: prints what the model of a finished run answers, `predict(run_dir, source)`, where
+        the source is the file that was named, or "-".
 
     Returns:
       The run directory.
@@ -107,6 +114,8 @@ def main(
         command = parse(config_class, argv, module)
         if command.plot_only is not None:
             return _plot_only(command, plot, module, config_class())
+        if command.predict is not None:
+            return _predict(command, predict, module)
         return _run(command, run, plot, module, argv)
     except InputError as error:
         _exit(f"error: {error}", 2)
@@ -238,6 +247,22 @@ def _plot_only(command: Command, plot: Callable | None, module: str, full: Any) 
     _check_experiment(path, read_run(path).record, experiment)
     plot(path)
     Console().print(f"figures in {path / FIGURES}", soft_wrap=True, markup=False, highlight=False)
+    return path
+
+
+def _predict(command: Command, predict: Callable | None, module: str) -> Path:
+    path, experiment = command.from_run, _experiment(module)
+    if predict is None:
+        raise InputError(f"{experiment} has no --predict")
+    if path is None:
+        raise InputError("--predict answers with the model of a run: name it with --from-run")
+    record = read_run(path).record
+    _check_experiment(path, record, experiment)
+    config = config_of(type(command.config), record, path)
+    if dataclasses.replace(command, predict=None, from_run=None) != Command(config):
+        raise InputError("--predict asks a model as it is: it takes --from-run and no other flag")
+    _keep_compiled_programs()
+    predict(path, command.predict)
     return path
 
 
@@ -418,6 +443,8 @@ def _signals_stop(log_of: Callable[[], RunLog | None]) -> Iterator[None]:
         del frame
         asked = _Terminated if number == signal.SIGTERM else KeyboardInterrupt
         log = log_of()
+        while log is not None and log.inner is not None:
+            log = log.inner
         if log is None or not log.waits or log.stop is not None:
             raise asked
         log.stop = asked

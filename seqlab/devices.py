@@ -11,7 +11,7 @@ writes the run; `--out` must name one directory that all of them can read.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -191,6 +191,16 @@ class Devices:
         """The shardings of `put_state`, leaf by leaf."""
         copied = jax.tree.map(lambda leaf: self.copied, state.replace(carry=None))
         return copied.replace(carry=jax.tree.map(lambda leaf: self.rows, state.carry))
+
+    def share_rows(self, function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        """`function(params, batch)` whose rows, of batch and result, are shared out; not jitted."""
+        return jax.shard_map(
+            function,
+            mesh=self.mesh,
+            in_specs=(PartitionSpec(), PartitionSpec(SHARDS)),
+            out_specs=PartitionSpec(SHARDS),
+            check_vma=False,
+        )
 
     def _put(self, leaf: Any, *, is_rows: bool) -> jax.Array:
         if is_rows and np.shape(leaf)[0] % self.count:

@@ -8,11 +8,12 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from seqlab.errors import InputError
@@ -146,8 +147,8 @@ class SideBySide:
     net's update was left out.
 
     Attributes:
-      kinds: (name, step) of each kind; the steps are not stateful, and what is random in them is
-        the same for all nets of a kind.
+      kinds: (name, step) of each kind; the steps are not stateful. Every net of a kind has a random
+        key of its own, which does not depend on how many there are beside it.
       mesh: set by a `Session` with devices.
     """
 
@@ -163,17 +164,18 @@ class SideBySide:
     def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
         """The state after one more batch, and its metrics by kind."""
         params, opt_state, metrics = {}, {}, {}
-        key, *keys = jax.random.split(state.key, 1 + len(self.kinds))
+        key, step_key = jax.random.split(state.key)
+        keys = jax.random.split(step_key, len(self.kinds))
         for (name, step), kind_key in zip(self.kinds, keys, strict=True):
             step = dataclasses.replace(step, mesh=self.mesh)
 
-            def update(params, opt_state, batch, step=step, key=kind_key):
+            def update(params, opt_state, batch, key, step=step):
                 own = dataclasses.replace(state, params=params, opt_state=opt_state, key=key)
                 new, metrics = step(own, batch)
                 return new.params, new.opt_state, metrics
 
-            params[name], opt_state[name], metrics[name] = jax.vmap(update, in_axes=(0, 0, 1))(
-                state.params[name], state.opt_state[name], batch
+            params[name], opt_state[name], metrics[name] = jax.vmap(update, in_axes=(0, 0, 1, 0))(
+                state.params[name], state.opt_state[name], batch, _own_keys(kind_key, batch)
             )
         skipped = sum(jnp.sum(each["skipped"]) for each in metrics.values())
         new = TrainState(state.step + 1, params, opt_state, key, state.skipped + skipped)
@@ -185,9 +187,63 @@ class SideBySide:
         keys = jax.random.split(key, len(self.kinds))
         for (name, step), kind_key in zip(self.kinds, keys, strict=True):
 
-            def walk(params, batch, step=step, key=kind_key):
-                return step.gradients(dataclasses.replace(state, params=params), batch, key)
+            def walk(params, batch, key, step=step):
+                own_key = jax.random.split(key)[1]  # as `TrainStep` draws it
+                return step.gradients(dataclasses.replace(state, params=params), batch, own_key)
 
-            found[name] = jax.vmap(walk, in_axes=(0, 1))(state.params[name], batch)
+            own_keys = _own_keys(kind_key, batch)
+            found[name] = jax.vmap(walk, in_axes=(0, 1, 0))(state.params[name], batch, own_keys)
         losses = jnp.concatenate([each.loss for each in found.values()])
         return Gradients(losses, {}, None, {name: each.params for name, each in found.items()})
+
+
+class Remembering(NamedTuple):
+    """State of an optimiser that remembers parameters."""
+
+    inner: Any
+    best: Params  # as they were when `remember` last chose them; at first the initial ones
+
+
+def remembering(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The same optimiser, in whose state each net's parameters of its best moment can be kept.
+
+    Of nets trained side by side each has its best moment at another step; the state of a run then
+    holds them all, and with it every checkpoint.
+    """
+
+    def init(params):
+        return Remembering(optimizer.init(params), params)
+
+    def update(updates, state, params=None):
+        updates, inner = optimizer.update(updates, state.inner, params)
+        return updates, state._replace(inner=inner)
+
+    return optax.GradientTransformation(init, update)
+
+
+@jax.jit
+def remember(state: TrainState, is_best: Mapping[str, Array]) -> TrainState:
+    """The state of a `SideBySide` in which some nets' parameters are kept as their best.
+
+    Args:
+      state: with the optimisers `remembering`.
+      is_best: which nets, bool [N] by kind.
+    """
+
+    def keep(params, old, chosen):
+        def pick(new, old):
+            return jnp.where(chosen.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+        return old._replace(best=jax.tree.map(pick, params, old.best))
+
+    kept = {
+        name: keep(state.params[name], state.opt_state[name], chosen)
+        for name, chosen in is_best.items()
+    }
+    return dataclasses.replace(state, opt_state={**state.opt_state, **kept})
+
+
+def _own_keys(key: Array, batch: Any) -> Array:
+    """A key for each net of a batch with leaves [B, N, ...], whatever N is."""
+    num_nets = jax.tree.leaves(batch)[0].shape[1]
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(num_nets))

@@ -57,6 +57,7 @@ class RunLog:
       writes: False where another process writes for this one; every call then does nothing.
       waits: True while a signal to stop is answered after the step in hand, by `stop`.
       stop: None, or the exception that such a signal asks for.
+      inner: None, or the run within this one that is being made, see `inside`.
       figures: the folder for figures, there from the start.
       finished: True once `finish` has written `summary.json`.
       nonfinite_written: how many NaN or infinite numbers became null so far.
@@ -124,6 +125,8 @@ class RunLog:
         self.writes = writes
         self.waits = False
         self.stop: type[BaseException] | None = None
+        self.inner: RunLog | None = None
+        self._experiment, self._module, self._source = experiment, module, source
         self._lines = 0
         self._hash = hashlib.sha256()  # of all metrics so far
         self._bars: list[tqdm] = []
@@ -335,6 +338,34 @@ class RunLog:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+    @contextmanager
+    def inside(self, name: str, config: Any) -> Iterator["RunLog"]:
+        """A run of the same experiment, in the folder `name` of this one; gone on with if there.
+
+        A signal to stop is answered by the inner run, so that it saves what it has.
+
+        Args:
+          name: of the folder, which may hold an unfinished run and no finished one.
+          config: of the inner run.
+        """
+        path = self.path / name
+        self.inner = RunLog(
+            config,
+            experiment=self._experiment,
+            module=self._module,
+            out=path,
+            resume=(path / CONFIG).exists(),
+            writes=self.writes,
+            track=self._track,
+            source=self._source,
+            console=self.console,
+        )
+        try:
+            with self.inner:
+                yield self.inner
+        finally:
+            self.inner = None
 
     def abandon(self) -> bool:
         """Takes back a run that has recorded nothing yet, so that its place is free again.

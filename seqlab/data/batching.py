@@ -353,6 +353,11 @@ class Buckets:
         taken = range(first, min(first + bucket.batch_size, size))
         ids = np.full(bucket.batch_size, NO_EXAMPLE, np.int64)
         ids[: len(taken)] = bucket.members[self._order.places(taken, size, epoch, 1 + which)]
+        return self.rows_of(ids, which)
+
+    def rows_of(self, ids: np.ndarray, which: int) -> Batch:
+        """A batch of some sentences [B, ...] of bucket number `which`; -1 for rows that fill up."""
+        bucket = self.buckets[which]
         batch = {"ids": ids, "is_real": ids != NO_EXAMPLE}
         batch["xs"], batch["mask"] = self._sides[0].rows(ids, bucket.shape[0])
         if self._labels is not None:
@@ -363,6 +368,75 @@ class Buckets:
         elif len(self._sides) == 2:
             batch["targets"], batch["targets_mask"] = self._sides[1].rows(ids, bucket.shape[1])
         return batch
+
+
+class NetBuckets:
+    """`Buckets` of N nets trained side by side, each on sentences of its own: folds, or seeds.
+
+    All nets read sentences of one bucket at a time, so that a batch is one array for all of them:
+    its leaves are [B, N, ...], a net's rows each, beside the names of `Buckets`. Each epoch has
+    every sentence of a net exactly once, in an order of the net's own. Where a net has fewer
+    sentences in a bucket than another, rows of it are filled up.
+    """
+
+    def __init__(
+        self,
+        xs: Sequence[np.ndarray],
+        labels: np.ndarray,
+        rows: Sequence[np.ndarray],
+        *,
+        seeds: Sequence[int] | None,
+        batch_size: int,
+        num_buckets: int = 8,
+    ):
+        """Batches of sentences.
+
+        Args:
+          xs: tokens of all sentences, of every part: they decide the buckets, so that batches for
+            training and for testing have the same shapes.
+          labels: of each.
+          rows: of each net, the numbers of the sentences that it reads.
+          seeds: of each net's order; None for the sentences' own order.
+          batch_size: B.
+          num_buckets: the most shapes.
+
+        Raises:
+          InputError: a net without a sentence, or what `Buckets` refuses.
+        """
+        self._all = Buckets(xs, labels, seed=None, batch_size=batch_size, num_buckets=num_buckets)
+        self.batch_size, self.num_nets = batch_size, len(rows)
+        self._orders = [_Order(seed) for seed in seeds or [None] * len(rows)]
+        self._members = []  # by bucket, by net
+        for bucket in self._all.buckets:
+            is_in = np.zeros(len(xs), bool)
+            is_in[bucket.members] = True
+            self._members.append([own[is_in[own]] for own in map(np.asarray, rows)])
+        for own in rows:
+            check_at_least(len(own), 1, "number of sentences of a net")
+        counts = [-(-max(map(len, nets)) // batch_size) for nets in self._members]
+        self._ends = np.cumsum(counts)
+        self.num_real = int(sum(map(len, rows)))
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches in which every net has seen its sentences once."""
+        return int(self._ends[-1])
+
+    def batch(self, number: int) -> Batch:
+        """Batch `number` of all nets; number // `batches_per_epoch` is its epoch."""
+        epoch, place = divmod(_not_negative(number), self.batches_per_epoch)
+        (chosen,) = self._orders[0].places([place], self.batches_per_epoch, epoch, 0)
+        which = int(np.searchsorted(self._ends, chosen, side="right"))
+        first = (chosen - (self._ends[which - 1] if which else 0)) * self.batch_size
+        ids = np.full((self.batch_size, self.num_nets), NO_EXAMPLE, np.int64)
+        for net, (order, members) in enumerate(
+            zip(self._orders, self._members[which], strict=True)
+        ):
+            taken = range(first, min(first + self.batch_size, len(members)))
+            if taken:
+                places = order.places(taken, len(members), epoch, 1 + which)
+                ids[: len(taken), net] = members[places]
+        return self._all.rows_of(ids, which)
 
 
 class Feed(Iterator[Batch]):
@@ -554,11 +628,11 @@ class _Ragged:
         return _Ragged(self.tokens, self.starts, np.minimum(self.lengths, max_length))
 
     def rows(self, ids: np.ndarray, num_steps: int) -> tuple[np.ndarray, np.ndarray]:
-        """Padded tokens and mask [B, T] of some arrays; nothing but padding for NO_EXAMPLE."""
+        """Padded tokens and mask [..., T] of some arrays; nothing but padding for NO_EXAMPLE."""
         lengths = np.where(ids == NO_EXAMPLE, 0, self.lengths[ids])
         steps = np.arange(num_steps)
-        mask = steps < lengths[:, None]
-        places = np.where(mask, self.starts[ids][:, None] + steps, 0)
+        mask = steps < lengths[..., None]
+        places = np.where(mask, self.starts[ids][..., None] + steps, 0)
         return np.where(mask, self.tokens[places], np.int32(PAD)), mask
 
 

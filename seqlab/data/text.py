@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import re
+import sys
 import unicodedata
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -228,13 +229,17 @@ def chatbot_rows() -> Iterator[dict[str, str]]:
 def read_utf8(path: Path) -> str:
     """Text of a file, line ends as in Python's text mode, without a byte order mark.
 
+    The path "-" is standard input.
+
     Raises:
       InputError: a file that is missing, a folder, empty or not UTF-8.
     """
     if path.is_dir():
         raise InputError(f"{path} is a folder, expected a text file")
+    is_input = str(path) == "-"
+    name = "standard input" if is_input else str(path)
     try:
-        content = path.read_bytes()
+        content = sys.stdin.buffer.read() if is_input else path.read_bytes()
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist") from error
     except OSError as error:
@@ -244,11 +249,11 @@ def read_utf8(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise InputError(
-            f"{path} is not UTF-8: byte 0x{content[error.start]:02x} at offset {error.start}, "
+            f"{name} is not UTF-8: byte 0x{content[error.start]:02x} at offset {error.start}, "
             f"line {line}; save it as UTF-8"
         ) from error
     if not text.strip():
-        raise InputError(f"{path} is empty")
+        raise InputError(f"{name} is empty")
     return _with_plain_ends(text)
 
 

@@ -9,7 +9,7 @@ _HOME = {
     "corpus": ("Corpus", "encode", "sentences"),
     "cooccurrence": ("Cooccurrences", "count_cooccurrences"),
     "evaluation": ("AnalogyScores", "PairScores", "Section"),
-    "files": ("load_glove", "load_word2vec", "save_glove", "save_word2vec"),
+    "files": ("load_glove", "load_vectors", "load_word2vec", "save_glove", "save_word2vec"),
     "glove": ("GloVe",),
     "nearest": ("Neighbours", "neighbour_overlap"),
     "pretrained": ("frozen", "with_embedding", "with_vectors"),

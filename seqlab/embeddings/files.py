@@ -134,6 +134,23 @@ def load_glove(
 # Writing
 
 
+def load_vectors(path: Path | str) -> Vectors:
+    """Vectors of a file in word2vec's format, which begins with two whole numbers, or in GloVe's.
+
+    Raises:
+      InputError: as `load_word2vec` and `load_glove`.
+    """
+    path = Path(path)
+    opened = gzip.open if path.name.endswith(".gz") else open
+    try:
+        with opened(path, "rb") as file:
+            first = file.readline(100)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {_reason(error)}") from error
+    has_header = len(first.split()) == 2 and all(part.isdigit() for part in first.split())
+    return load_word2vec(path) if has_header else load_glove(path)
+
+
 def _write(path: Path, header: bytes, rows: Iterable[bytes]) -> None:
     try:
         with whole_file(path) as file:

@@ -11,6 +11,12 @@ from seqlab.plots.bias import (
     truncation_bias,
     truncation_schemes,
 )
+from seqlab.plots.classification import (
+    accuracy_by_distance,
+    accuracy_by_length,
+    classifier_training,
+    confusion_and_calibration,
+)
 from seqlab.plots.dynamics import (
     exponents_over_training,
     gated_phase,
@@ -65,13 +71,17 @@ __all__ = [
     "Curve",
     "Point",
     "accuracies_beside",
+    "accuracy_by_distance",
+    "accuracy_by_length",
     "accuracy_curves",
     "activations_over_text",
     "analogy_parallelograms",
     "band",
     "beyond_trained_length",
+    "classifier_training",
     "clip_angles",
     "clipping",
+    "confusion_and_calibration",
     "confusions",
     "embedding_training",
     "error_wall",

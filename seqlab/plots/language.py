@@ -187,13 +187,17 @@ def perplexity_by_context(
 
 
 def activations_over_text(
-    panels: Mapping[str, tuple[Sequence[str], Sequence[float]]], *, columns: int = 90
+    panels: Mapping[str, tuple[Sequence[str], Sequence[float]]],
+    *,
+    columns: int = 90,
+    label: str = "activation (no unit, -1 to 1)",
 ) -> Figure:
-    """Tokens coloured by what a unit is after reading them, a panel a unit.
+    """Tokens coloured by a number each, as what a unit is after reading them: a panel a unit.
 
     Args:
-      panels: title -> (tokens as they read [N], activations between -1 and 1 [N]).
+      panels: title -> (tokens as they read [N], numbers between -1 and 1 [N]).
       columns: letters in a row.
+      label: what the numbers are.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -220,8 +224,7 @@ def activations_over_text(
         axis.grid(visible=False)
         for side in ("left", "bottom"):
             axis.spines[side].set_visible(False)
-    figure.colorbar(colours, ax=axes, label="activation (no unit, -1 to 1)", shrink=0.8, pad=0.01,
-                    aspect=30)  # fmt: skip
+    figure.colorbar(colours, ax=axes, label=label, shrink=0.8, pad=0.01, aspect=30)  # fmt: skip
     return figure
 
 
