@@ -460,3 +460,37 @@ def test_the_old_signal_handler_comes_back():
     before = signal.getsignal(signal.SIGTERM)
     main(Config, run, plot, [])
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def answer(path, source):
+    print(f"{path} asked about {source}")
+
+
+def test_predict_asks_the_model_of_a_finished_run_and_writes_nothing(capsys, tmp_path):
+    main(Config, run, plot, ["--seq-len", "9", "--out", "x"])
+    capsys.readouterr()
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    argv = ["--from-run", "x", "--predict", "new.txt"]
+    assert main(Config, never, plot, argv, predict=answer) == Path("x")
+    assert capsys.readouterr().out == "x asked about new.txt\n"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--predict", "-"], "name it with --from-run"),
+        (["--from-run", "x", "--predict", "-", "--seq-len", "3"], "no other flag"),
+        (["--from-run", "nowhere", "--predict", "-"], "no such run directory"),
+    ],
+)
+def test_predict_refuses_what_it_cannot_do(argv, words, capsys):
+    main(Config, run, plot, ["--out", "x"])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main(Config, never, plot, argv, predict=answer)
+    assert stop.value.code == 2
+    assert words in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(Config, never, plot, ["--from-run", "x", "--predict", "-"])
+    assert "has no --predict" in capsys.readouterr().err

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqlab.data.batching import Buckets, Examples, Feed, Streams, pad_tokens, stack
+from seqlab.data.batching import Buckets, Examples, Feed, NetBuckets, Streams, pad_tokens, stack
 from seqlab.errors import InputError
 
 
@@ -654,3 +654,48 @@ def test_real_sources_through_a_feed_are_themselves():
 )
 def test_feeds_that_cannot_be(options, words):
     assert words in failure(Feed, Fast(), **options)
+
+
+# NetBuckets
+
+
+@given(
+    st.lists(st.integers(1, 9), min_size=4, max_size=40),
+    st.integers(1, 3),
+    st.integers(1, 5),
+    st.integers(0, 10),
+)
+def test_every_net_sees_its_own_sentences_once_an_epoch(lengths, num_nets, batch_size, seed):
+    rng = np.random.default_rng(seed)
+    xs = [rng.integers(5, 99, length) for length in lengths]
+    labels = rng.integers(0, 3, len(xs)).astype(np.int32)
+    rows = [np.flatnonzero(rng.random(len(xs)) < 0.6) for _ in range(num_nets)]
+    rows = [own if len(own) else np.array([0]) for own in rows]
+    nets = NetBuckets(xs, labels, rows, seeds=range(num_nets), batch_size=batch_size, num_buckets=3)
+    assert nets.num_real == sum(map(len, rows))
+    for epoch in (0, 1):
+        seen = [[] for _ in rows]
+        for batch in epoch_of(nets, epoch):
+            assert batch["xs"].shape[:2] == batch["ids"].shape == (batch_size, num_nets)
+            for net in range(num_nets):
+                for row in np.flatnonzero(batch["is_real"][:, net]):
+                    example = batch["ids"][row, net]
+                    seen[net].append(int(example))
+                    own = batch["xs"][row, net][batch["mask"][row, net]]
+                    np.testing.assert_array_equal(own, xs[example])
+                    assert batch["targets"][row, net] == labels[example]
+            assert not batch["mask"][~batch["is_real"]].any()
+        assert [sorted(each) for each in seen] == [own.tolist() for own in rows]
+    # The shapes are those of all sentences, whichever of them a net reads.
+    other = NetBuckets(xs, labels, rows[:1], seeds=None, batch_size=batch_size, num_buckets=3)
+    shapes = {batch["xs"].shape[2] for batch in epoch_of(other)}
+    assert shapes <= {
+        shape[1] for shape in Buckets(xs, seed=None, batch_size=batch_size, num_buckets=3).shapes
+    }
+
+
+def test_a_net_without_a_sentence_is_refused():
+    message = failure(
+        NetBuckets, [np.arange(3)], np.zeros(1), [np.zeros(0, int)], seeds=None, batch_size=2
+    )
+    assert "number of sentences of a net" in message

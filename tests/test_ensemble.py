@@ -8,7 +8,7 @@ import pytest
 
 from seqlab.cells.rnn import RNN
 from seqlab.data.synthetic import adding
-from seqlab.ensemble import SideBySide, share_out, train_nets
+from seqlab.ensemble import SideBySide, remember, remembering, share_out, train_nets
 from seqlab.errors import InputError
 from seqlab.losses import masked_mean, squared_error
 from seqlab.metrics import bootstrap
@@ -164,3 +164,43 @@ def test_a_net_that_is_not_finite_is_left_out_alone():
     origin = locate_step(step, state, batch)
     assert origin is not None
     assert origin.name == "batch.xs[0, 1, 3, 0]"
+
+
+def test_what_is_random_is_a_nets_own_and_replayed():
+    def loss_fn(params, batch, key):
+        drawn = jax.random.normal(key, ())
+        return jnp.sum(params * 0.0) + drawn, {"weight": jnp.sum(batch["is_real"])}
+
+    step = SideBySide((("one", make_train_step(loss_fn, ADAM)),))
+    batch = {"is_real": np.ones((2, N), bool)}
+    state = step.init({"one": jnp.zeros((N, 1))}, jax.random.key(3))
+    _, metrics = jax.jit(step)(state, batch)
+    losses = np.asarray(metrics["one"]["loss"])
+    assert len(set(losses.tolist())) == N
+    _, step_key = jax.random.split(jax.random.clone(state.key))  # as the flight recorder does
+    np.testing.assert_array_equal(step.gradients(state, batch, step_key).loss, losses)
+    alone = step.init({"one": jnp.zeros((1, 1))}, jax.random.key(3))
+    _, first = jax.jit(step)(alone, {"is_real": np.ones((2, 1), bool)})
+    assert first["one"]["loss"][0] == losses[0]
+
+
+def test_each_net_is_remembered_at_its_best():
+    def loss_fn(params, batch, key):
+        del key
+        return jnp.sum(jnp.square(params - 1.0)), {"weight": jnp.sum(batch["is_real"])}
+
+    step = SideBySide((("one", make_train_step(loss_fn, remembering(ADAM))),))
+    batch = {"is_real": np.ones((1, 2), bool)}
+    state = step.init({"one": jnp.zeros((2, 3))}, jax.random.key(0))
+    seen = [np.asarray(state.params["one"])]
+    for is_best in ([True, False], [False, True], [False, False]):
+        state, _ = jax.jit(step)(state, batch)
+        state = remember(state, {"one": np.array(is_best)})
+        seen.append(np.asarray(state.params["one"]))
+    best = np.asarray(state.opt_state["one"].best)
+    np.testing.assert_array_equal(best, [seen[1][0], seen[2][1]])
+    plain = SideBySide((("one", make_train_step(loss_fn, ADAM)),))
+    other = plain.init({"one": jnp.zeros((2, 3))}, jax.random.key(0))
+    for _ in range(3):
+        other, _ = jax.jit(plain)(other, batch)
+    np.testing.assert_array_equal(other.params["one"], seen[-1])

@@ -445,3 +445,20 @@ def test_a_wide_table_is_not_cut_off_a_terminal(log, capsys):
     log.table("Wide", [{f"a_long_column_{k}": k * 1111 for k in range(6)}])
     shown = capsys.readouterr().out
     assert all(f"a_long_column_{k}" in shown for k in range(6))
+
+
+def test_a_run_inside_another_has_a_folder_of_its_own_and_is_gone_on_with(tmp_path):
+    with RunLog(Config(), experiment="study", out=tmp_path / "run") as log:
+        with log.inside("part", Config()) as inner:
+            assert log.inner is inner
+            inner.write(step=1, loss=2.0)
+        assert log.inner is None
+        with log.inside("part", Config()) as inner:
+            assert inner.resumed == 1
+            inner.write(step=1, loss=3.0)
+            inner.finish(loss=3.0)
+        log.finish()
+    found = read_run(tmp_path / "run" / "part")
+    assert found.metrics == [{"step": 1, "loss": 3.0}]
+    assert found.record["experiment"] == "study"
+    assert read_run(tmp_path / "run").metrics == []
