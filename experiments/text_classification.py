@@ -50,7 +50,7 @@ from seqlab.data.checks import check_at_least, check_known, check_positive
 from seqlab.data.labelled import DATASETS, Labelled, class_vocabulary, encode_texts, load_labelled
 from seqlab.data.negation import window_ceiling
 from seqlab.data.text import read_utf8
-from seqlab.data.vocabulary import PAD, SPECIALS, UNK, Vocabulary, vocabulary_from_json
+from seqlab.data.vocabulary import PAD, SPECIALS, UNK, Vocabulary, Words, vocabulary_from_json
 from seqlab.data.words import cut_words
 from seqlab.devices import Devices, local
 from seqlab.embeddings.files import load_vectors
@@ -916,7 +916,6 @@ def look_at_words(config, model, params, texts, rows, ids, probabilities, log) -
     for place, row in enumerate(shown):
         xs[place, : len(ids[row])] = ids[row]
     mask = np.arange(width) < np.array([len(ids[row]) for row in shown])[:, None]
-    tokens = texts.vocabulary.tokens
     tables = {"tables": ("embed", "static")} if is_multichannel(config) else {}
     score = log_odds(jnp.asarray(said[shown]))
     values = {
@@ -934,11 +933,21 @@ def look_at_words(config, model, params, texts, rows, ids, probabilities, log) -
         length = len(ids[row])
         log.write(
             step=0, result="words", text=int(rows[row]),
-            tokens=[tokens[i] for i in texts.ids[rows[row]].tolist()],
+            tokens=as_read(texts, int(rows[row]), ids[row]),
             label=texts.data.classes[labels[row]], said=texts.data.classes[said[row]],
             probability=probabilities[row, said[row]],
             **{name: np.asarray(each)[place, :length] for name, each in values.items()},
         )  # fmt: skip
+
+
+def as_read(texts: Texts, row: int, ids: np.ndarray) -> list[str]:
+    """Tokens of a text; in angle brackets a word that the net does not know."""
+    tokens = texts.vocabulary.tokens
+    if not isinstance(texts.vocabulary, Words):
+        return [tokens[i] for i in ids.tolist()]
+    words = cut_words(texts.data.texts[row], texts.data.cut)
+    pairs = zip(words, ids.tolist(), strict=False)  # of a text that is cut, the first
+    return [f"<{word}>" if i == UNK else word for word, i in pairs]
 
 
 # New texts.
@@ -1066,7 +1075,7 @@ def coloured(rows):
             title = (f"text {row['text']}: {row['said']}, {row['probability']:.2f} ({truth})"
                      f": {name}")  # fmt: skip
             panels[title] = row["tokens"], values / max(np.abs(values).max(), 1e-30)
-    label = "for (+) or against (-) the answer, share of the largest"
+    label = "for (+) or against (-) the answer, share of the largest; <word>: unknown to the net"
     return plots.activations_over_text(panels, label=label)
 
 

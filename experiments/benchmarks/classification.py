@@ -1,11 +1,12 @@
 """How many sentences a second does a recurrent classifier train on, next to the same in PyTorch?
 
-    python -m experiments.benchmarks.classification
+    python -m experiments.benchmarks.classification --dataset rt_polarity
     python -m experiments.benchmarks.classification --cells gru --pooling mean
 
-A bidirectional LSTM of 128 units reads sentences with lengths like those of movie reviews (MR: 21
-tokens in the mean, 60 at most), drawn from a Zipf vocabulary as large as MR's, B = 64, through an
-embedding of 300 that is trained, and answers one of two classes. One update is forward, backward
+A bidirectional LSTM of 128 units reads sentences of film reviews (MR, `--dataset rt_polarity`), or
+made-up ones that need no download, with lengths like theirs (21 tokens in the mean, 60 at most) and
+words drawn from a Zipf vocabulary as large as theirs; B = 64, through an embedding of 300 that is
+trained, and answers one of two classes. One update is forward, backward
 and Adam, float32, no dropout. Batches come from `Buckets`: each has its bucket's length, and the
 step is compiled once for each. Ours is `make_train_step` as a session runs it, the batch shared out
 over one XLA device a core where that is told. PyTorch's is `nn.Embedding`, `nn.LSTM` or `nn.GRU` on
@@ -22,6 +23,7 @@ import importlib.util
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +34,7 @@ from seqlab.cells.lookup import lookup
 from seqlab.cli import main
 from seqlab.data.batching import Buckets
 from seqlab.data.checks import check_at_least, check_distinct, check_known
+from seqlab.data.labelled import class_vocabulary, encode_texts, load_labelled
 from seqlab.data.vocabulary import SPECIALS
 from seqlab.devices import Devices, num_cores
 from seqlab.losses import cross_entropy, masked_mean
@@ -50,6 +53,8 @@ MEAN_LENGTH, SHAPE, LONGEST = 21.0, 4.5, 60  # of MR's lengths, nearly a gamma d
 class Config:
     """Training throughput of a bidirectional classifier, next to PyTorch with packed sequences."""
 
+    dataset: Literal["made-up", "rt_polarity"] = "made-up"
+    """what is read"""
     cells: tuple[str, ...] = CELLS
     """of lstm, gru"""
     pooling: str = "last"
@@ -59,7 +64,7 @@ class Config:
     embed_size: int = 300
     """width of the embedding"""
     vocab_size: int = 18_765
-    """words"""
+    """words, of which rt_polarity's are the most frequent ones"""
     batch_size: int = 64
     """sentences in a batch"""
     num_sentences: int = 1280
@@ -135,14 +140,24 @@ def run(config: Config, log: RunLog) -> None:
 
 
 def sentences(config: Config) -> Buckets:
-    """Batches of sentences by length, with two classes that a word of theirs tells apart."""
+    """Batches of sentences by length; of made-up ones the first word tells the class."""
     rng = np.random.default_rng(config.seed)
+    if config.dataset == "rt_polarity":
+        data = load_labelled(config.dataset)
+        chosen = rng.permutation(data.rows["train"])[: config.num_sentences]
+        vocabulary = class_vocabulary(data, max_size=config.vocab_size)
+        texts = encode_texts(vocabulary, [data.texts[row] for row in chosen.tolist()], data.cut)
+        return _buckets(config, texts, data.labels[chosen])
     lengths = rng.gamma(SHAPE, MEAN_LENGTH / SHAPE, config.num_sentences).round()
     lengths = np.clip(lengths, 1, LONGEST).astype(int)
     weights = np.cumsum(1 / (np.arange(config.vocab_size) + 2.7))
     words = np.searchsorted(weights, rng.random(lengths.sum()) * weights[-1])
     texts = np.split(words.astype(np.int32) + len(SPECIALS), np.cumsum(lengths)[:-1])
     labels = np.array([int(text[0]) % 2 for text in texts])
+    return _buckets(config, texts, labels)
+
+
+def _buckets(config, texts, labels):
     return Buckets(
         texts, labels, batch_size=config.batch_size, num_buckets=config.num_buckets,
         seed=config.seed,

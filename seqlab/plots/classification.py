@@ -90,7 +90,7 @@ def confusion_and_calibration(
                   label="bins of confidence; area: texts", zorder=3)  # fmt: skip
     right.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence (mean probability of the answer)",
               ylabel="accuracy", title=f"expected calibration error {error:.3f}")  # fmt: skip
-    legend(right, loc="upper left")
+    legend(right, loc="lower right")
     figure.suptitle(title, fontsize=10)
     return figure
 
@@ -140,7 +140,8 @@ def accuracy_by_distance(
         axes.plot(distances, 100 * values, "--", color="black", linewidth=1.3, label=name)
     axes.axhline(50.0, color="grey", linestyle=":", linewidth=1.1, label="chance")
     axes.set(xlabel="words between negator, closer and opinion", ylabel="test accuracy, %",
-             ylim=(40, 103), title=title)  # fmt: skip
+             ylim=(40, 103))  # fmt: skip
+    figure.suptitle(title, fontsize=10)
     axes.locator_params(axis="x", integer=True)
     legend(axes, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
