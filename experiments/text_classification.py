@@ -93,9 +93,9 @@ DEFAULTS = {
         "embed_size": 100, "drop_inputs": 0.5, "drop_features": 0.5, "max_norm": 0.0,
     },
 }  # fmt: skip
-REAL = {"learning_rate": 1e-3, "batch_size": 50, "num_epochs": 15, "patience": 3}
+REAL = {"min_count": 2, "learning_rate": 1e-3, "batch_size": 50, "num_epochs": 15, "patience": 3}
 MADE_UP = {
-    "learning_rate": 3e-3, "embed_size": 32, "batch_size": 64, "drop_inputs": 0.0,
+    "min_count": 1, "learning_rate": 3e-3, "embed_size": 32, "batch_size": 64, "drop_inputs": 0.0,
     "drop_features": 0.0, "max_norm": 0.0, "num_epochs": 25, "patience": 6,
 }  # fmt: skip
 LONGEST = {"imdb": 400}  # words of a text that are read, where not all of them
@@ -158,8 +158,8 @@ class Config:
     """k, of the made-up texts: from 0 to it"""
     level: Literal["word", "char", "subword"] = "word"
     """what a token is"""
-    min_count: int = 1
-    """words seen less often in training are <unk>"""
+    min_count: int | None = None
+    """words seen less often in training are <unk>; None: 2, 1 for made-up texts"""
     max_vocabulary: int | None = None
     """largest number of words, or of byte pairs"""
     max_length: int | None = None
@@ -193,7 +193,7 @@ class Config:
     max_norm: float | None = None
     """largest norm of a class's weights, 0 for any; None: 3 for cnn, else 0"""
     optimizer: Literal["adam", "adadelta"] = "adam"
-    """adadelta is Kim's; on trec it has as many right and takes thrice the epochs"""
+    """adadelta is Kim's"""
     learning_rate: float | None = None
     """None: 1 of adadelta; of adam 0.001, 0.003 for made-up texts"""
     clip_norm: float = 5.0

@@ -18,7 +18,18 @@ from seqlab.runlog import read_run
 from tests.tiny_training import stopped_after
 
 GOOD, BAD = ("fine", "great", "lovely"), ("awful", "dull", "silly")
-SMALL = ("--embed-size", "6", "--num-buckets", "1", "--num-devices", "1", "--num-shown", "2")
+SMALL = (
+    "--embed-size",
+    "6",
+    "--min-count",
+    "1",
+    "--num-buckets",
+    "1",
+    "--num-devices",
+    "1",
+    "--num-shown",
+    "2",
+)
 CNN = ("--model", "cnn", "--num-maps", "4", "--widths", "2", "3", "--batch-size", "16")
 GRU = ("--model", "bigru", "--hidden-size", "5", "--pooling", "attention", "--num-seeds", "2",
        "--batch-size", "16")  # fmt: skip
@@ -83,7 +94,7 @@ def test_folds_test_every_text_once_and_learn(folds, corpus):
 
 
 def test_a_net_knows_no_word_that_only_its_test_texts_have(corpus):
-    config = study.Config(corpus=corpus, folds="yes", batch_size=16).filled()
+    config = study.Config(corpus=corpus, folds="yes", batch_size=16, min_count=1).filled()
     texts = study.load_texts(config)
     assert texts.are_folds
     tokens = np.array(texts.vocabulary.tokens)
