@@ -59,6 +59,7 @@ def bag_of_words(
     """
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
     options: dict[str, Any] = {"tokenizer": list, "preprocessor": list, "token_pattern": None}
     counter = CountVectorizer(**options, lowercase=False, ngram_range=(1, longest), binary=True)
@@ -66,9 +67,11 @@ def bag_of_words(
         counter.fit_transform(train[0]),
         *(counter.transform(words) for words, _ in (valid, test)),
     ]
-    fitted = [
-        LogisticRegression(C=strength, max_iter=2000).fit(xs[0], train[1]) for strength in strengths
-    ]
+    with threadpool_limits(limits=1):  # threads wait for each other in a busy loop
+        fitted = [
+            LogisticRegression(C=strength, max_iter=2000).fit(xs[0], train[1])
+            for strength in strengths
+        ]
     shares = [float(np.mean(model.predict(xs[1]) == valid[1])) for model in fitted]
     best = int(np.argmax(shares))
     probabilities = np.zeros((len(test[1]), num_classes))
