@@ -87,16 +87,18 @@ ATTRIBUTIONS = {
 }
 DEFAULTS = {
     "cnn": {
-        "embed_size": 300, "drop_inputs": 0.0, "drop_features": 0.5, "max_norm": 3.0,
+        "embed_size": 300, "embed_scale": 1.0, "drop_inputs": 0.0, "drop_features": 0.5,
+        "max_norm": 3.0, "learning_rate": 1e-3,
     },
     "recurrent": {
-        "embed_size": 100, "drop_inputs": 0.5, "drop_features": 0.5, "max_norm": 0.0,
+        "embed_size": 100, "embed_scale": 0.1, "drop_inputs": 0.5, "drop_features": 0.5,
+        "max_norm": 0.0, "learning_rate": 2e-3,
     },
 }  # fmt: skip
-REAL = {"min_count": 2, "learning_rate": 1e-3, "batch_size": 50, "num_epochs": 15, "patience": 3}
+REAL = {"min_count": 2, "batch_size": 50, "num_epochs": 15, "patience": 3}
 MADE_UP = {
-    "min_count": 1, "learning_rate": 3e-3, "embed_size": 32, "batch_size": 64, "drop_inputs": 0.0,
-    "drop_features": 0.0, "max_norm": 0.0, "num_epochs": 25, "patience": 6,
+    "min_count": 1, "learning_rate": 3e-3, "embed_size": 32, "embed_scale": 1.0, "batch_size": 64,
+    "drop_inputs": 0.0, "drop_features": 0.0, "max_norm": 0.0, "num_epochs": 25, "patience": 6,
 }  # fmt: skip
 LONGEST = {"imdb": 400}  # words of a text that are read, where not all of them
 
@@ -182,8 +184,9 @@ class Config:
     """h, words that a filter of cnn sees"""
     num_maps: int = 100
     """filters of each width"""
-    embed_scale: float = 1.0
-    """factor of the vectors that begin at random"""
+    embed_scale: float | None = None
+    """factor of the vectors that begin at random, U(-0.25, 0.25) of cnn, N(0, 1) of cells; None: 1,
+    0.1 for cells"""
     drop_words: float = 0.0
     """share of the words that are read as <unk> in training"""
     drop_inputs: float | None = None
@@ -195,7 +198,7 @@ class Config:
     optimizer: Literal["adam", "adadelta"] = "adam"
     """adadelta is Kim's"""
     learning_rate: float | None = None
-    """None: 1 of adadelta; of adam 0.001, 0.003 for made-up texts"""
+    """None: 1 of adadelta; of adam 0.001, 0.002 for cells, 0.003 for made-up texts"""
     clip_norm: float = 5.0
     """largest global gradient norm let through"""
     batch_size: int | None = None
