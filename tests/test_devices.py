@@ -13,7 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLAGS = ("--num-steps", "20", "--report-every", "5", "--save-every", "5")
-FORCED = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+EIGHT = "--xla_force_host_platform_device_count=8"
+FORCED = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {EIGHT}"}
 
 
 STARTED = []
