@@ -8,6 +8,10 @@ from importlib.metadata import version
 os.environ["JAX_PLATFORMS"] = "cpu"  # read when jax is imported
 os.environ["MPLBACKEND"] = "agg"  # read when matplotlib is imported
 
+# A worker for each core, and a thread for each worker: threads of BLAS wait for each other in a
+# busy loop, and where others compute, a logistic regression of 0.3 s takes 15 s of both cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by OpenBLAS, MKL and OpenMP; not by numba
+
 # Most of the suite's time is XLA compiling small programs that run once. Not optimised, and by the
 # emitters of old, which go through no MLIR, a program compiles four times faster and a file of
 # tests takes half its processor time. `XLA_FLAGS= pytest` compiles as users do. XLA ends the
