@@ -483,8 +483,6 @@ def test_real_imdb_is_kept_apart(monkeypatch):
     assert_parts_are_apart(data, whole=False)
     assert np.bincount(data.part("test")[1]).tolist() == [12_500, 12_500]
     assert "<br" not in "".join(data.texts[:100])
-    kept = load_labelled("imdb", keep_shared=True)
-    assert len(kept.rows["train"]) + len(kept.rows["valid"]) == 25_000
 
 
 def test_the_example_in_the_docs(tmp_path, monkeypatch, capsys):

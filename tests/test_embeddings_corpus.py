@@ -554,13 +554,17 @@ def test_real_imdb(mirror, tmp_path):
     assert (corpus.num_words, len(corpus.words)) == (17_561_175, 149_882)
     assert (corpus.counts >= 5).sum() == 51_929
     assert (corpus.ids == END).sum() == 75_000
+    # By bytes, those of no word as blanks: fast, and nothing of the regular expression.
+    kept = b"abcdefghijklmnopqrstuvwxyz0123456789'"
+    blanks = bytes(byte if byte in kept else 32 for byte in range(256))
     counts = collections.Counter()
     for name in ("train_neg", "train_pos", "train_unsup"):
         with gzip.open(REAL_MIRROR / "imdb" / f"{name}.tsv.gz", "rt", encoding="utf-8") as file:
             for line in file:
                 text = line.split("\t")[2].lower().replace("<br />", " ")
-                counts.update(re.findall(r"[a-z0-9']+", text))
-    assert dict(zip(corpus.words, corpus.counts.tolist(), strict=True)) == counts
+                counts.update(text.encode().translate(blanks).split())
+    found = zip(corpus.words, corpus.counts.tolist(), strict=True)
+    assert {word.encode(): count for word, count in found} == counts
 
 
 def test_text8_comes_from_its_archive(tmp_path, monkeypatch):
