@@ -95,10 +95,14 @@ DEFAULTS = {
         "max_norm": 0.0, "learning_rate": 2e-3,
     },
 }  # fmt: skip
-REAL = {"min_count": 2, "batch_size": 50, "num_epochs": 15, "patience": 3}
+REAL = {
+    "min_count": 2, "hidden_size": 128, "num_maps": 100, "batch_size": 50, "num_epochs": 15,
+    "patience": 3,
+}  # fmt: skip
 MADE_UP = {
-    "min_count": 1, "learning_rate": 3e-3, "embed_size": 32, "embed_scale": 1.0, "batch_size": 64,
-    "drop_inputs": 0.0, "drop_features": 0.0, "max_norm": 0.0, "num_epochs": 25, "patience": 6,
+    "min_count": 1, "learning_rate": 3e-3, "embed_size": 32, "embed_scale": 1.0, "hidden_size": 48,
+    "num_maps": 32, "batch_size": 128, "drop_inputs": 0.0, "drop_features": 0.0, "max_norm": 0.0,
+    "num_epochs": 30, "patience": 6,
 }  # fmt: skip
 LONGEST = {"imdb": 400}  # words of a text that are read, where not all of them
 
@@ -174,16 +178,16 @@ class Config:
     """what training does with them; multichannel is of cnn"""
     embed_size: int | None = None
     """D, without vectors; None: 300 for cnn, 100 for cells, 32 for made-up texts"""
-    hidden_size: int = 128
-    """H of a cell"""
+    hidden_size: int | None = None
+    """H of a cell; None: 128, 48 for made-up texts"""
     num_layers: int = 1
     """of cells"""
     pooling: str = "last"
     """what of the steps of a cell is read: last, mean, max or attention"""
     widths: tuple[int, ...] = (3, 4, 5)
     """h, words that a filter of cnn sees"""
-    num_maps: int = 100
-    """filters of each width"""
+    num_maps: int | None = None
+    """filters of each width; None: 100, 32 for made-up texts"""
     embed_scale: float | None = None
     """factor of the vectors that begin at random, U(-0.25, 0.25) of cnn, N(0, 1) of cells; None: 1,
     0.1 for cells"""
@@ -202,11 +206,11 @@ class Config:
     clip_norm: float = 5.0
     """largest global gradient norm let through"""
     batch_size: int | None = None
-    """B; None: 50, 64 for made-up texts"""
+    """B; None: 50, 128 for made-up texts"""
     num_buckets: int = 6
     """lengths that a batch may be padded to"""
     num_epochs: int | None = None
-    """the most; None: 15, 25 for made-up texts"""
+    """the most; None: 15, 30 for made-up texts"""
     patience: int | None = None
     """epochs in which no net gets better at validation, after which training ends; None: 3, 6 for
     made-up texts"""
@@ -255,7 +259,7 @@ class Config:
         if self.compare and self.against is not None:
             raise InputError("compare tests its own models; give either compare or against")
         if self.model != "cnn":
-            cell_of(self.model, self.hidden_size)
+            cell_of(self.model, self.hidden_size or 8)
 
     def filled(self) -> "Config":
         """The same with what suits the model and the texts in place of None."""
@@ -413,7 +417,7 @@ def make_model(config: Config, files: dict[str, Any]) -> Model:
             drop_features=config.drop_features,
             multichannel=is_multichannel(config),
         )
-    cell, bidirectional = cell_of(config.model, config.hidden_size)
+    cell, bidirectional = cell_of(config.model, cast(int, config.hidden_size))
     return functional(
         ManyToOne,
         cell,
