@@ -34,7 +34,7 @@ from seqlab.data.vocabulary import EOS, Words
 from seqlab.errors import InputError
 from seqlab.gradflow.taps import carry_gradients, log_norm_over_time, named_leaves
 from seqlab.losses import cross_entropy
-from seqlab.runlog import CONFIG, SUMMARY, RunLog, read_run
+from seqlab.runlog import SUMMARY, RunLog, read_run
 from seqlab.scoring import (
     PARTS,
     TokenScores,
@@ -146,10 +146,7 @@ def trained(config, log):
     if (path / SUMMARY).exists():
         return path
     log.note(f"no --run: a {settings.level} {settings.cell} is trained first, in {path}")
-    with RunLog(
-        settings, experiment=STUDY.rpartition(".")[2], module=STUDY, out=path,
-        resume=(path / CONFIG).exists(), source=Path(study.__file__ or "").resolve(),
-    ) as own:  # fmt: skip
+    with log.inside("model", settings, study) as own:
         study.run(settings, own)
     study.plot(path)
     return path

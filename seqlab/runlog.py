@@ -340,25 +340,30 @@ class RunLog:
             self._writer = None
 
     @contextmanager
-    def inside(self, name: str, config: Any) -> Iterator["RunLog"]:
-        """A run of the same experiment, in the folder `name` of this one; gone on with if there.
+    def inside(self, name: str, config: Any, module: Any = None) -> Iterator["RunLog"]:
+        """A run in the folder `name` of this one, gone on with if it is there.
 
         A signal to stop is answered by the inner run, so that it saves what it has.
 
         Args:
           name: of the folder, which may hold an unfinished run and no finished one.
           config: of the inner run.
+          module: the experiment that it is a run of; this one's own if None.
         """
         path = self.path / name
+        experiment, module_name, source = self._experiment, self._module, self._source
+        if module is not None:
+            module_name = module.__name__
+            experiment, source = module_name.rpartition(".")[2], Path(module.__file__).resolve()
         self.inner = RunLog(
             config,
-            experiment=self._experiment,
-            module=self._module,
+            experiment=experiment,
+            module=module_name,
             out=path,
             resume=(path / CONFIG).exists(),
             writes=self.writes,
             track=self._track,
-            source=self._source,
+            source=source,
             console=self.console,
         )
         try:
