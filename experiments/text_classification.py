@@ -79,6 +79,7 @@ CROSS_VALIDATED = ("rt_polarity",)  # in ten folds, as everybody does
 NUM_LENGTHS = 5  # groups of texts by length
 LONGEST_SHOWN = 40  # words of a text that is shown coloured
 NUM_PROBED = 256  # test texts whose gradients are measured
+MARGIN = 0.02  # of accuracy, that lies between one model and another that is said to be worse
 KEEPS = 0.9  # least accuracy at the largest distance of a cell that is said to remember
 ATTRIBUTIONS = {
     "gradient x input": gradient_times_input,
@@ -818,8 +819,8 @@ def reach(path: Path) -> list[dict[str, Any]]:
     gated = min(np.mean([np.mean(found[name][k]) for k in beyond]) for name in ("lstm", "gru"))
     rnn = float(np.mean([np.mean(found["rnn"][k]) for k in beyond]))
     checks.append({"name": "tanh rnn beyond the window of cnn", "found": f"{rnn:.3f}",
-                   "expected": f"between {middle:.3f} and {gated:.3f}",
-                   "passed": bool(middle < rnn < gated)})  # fmt: skip
+                   "expected": f"between chance and {gated:.3f}, by {MARGIN} each",
+                   "passed": bool(0.5 + MARGIN < rnn < gated - MARGIN)})  # fmt: skip
     return checks
 
 
