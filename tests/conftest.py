@@ -3,7 +3,6 @@
 import os
 import socket
 import sys
-from importlib.metadata import version
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # read when jax is imported
 os.environ["MPLBACKEND"] = "agg"  # read when matplotlib is imported
@@ -11,16 +10,6 @@ os.environ["MPLBACKEND"] = "agg"  # read when matplotlib is imported
 # A worker for each core, and a thread for each worker: threads of BLAS wait for each other in a
 # busy loop, and where others compute, a logistic regression of 0.3 s takes 15 s of both cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by OpenBLAS, MKL and OpenMP; not by numba
-
-# Most of the suite's time is XLA compiling small programs that run once. Not optimised, and by the
-# emitters of old, which go through no MLIR, a program compiles four times faster and a file of
-# tests takes half its processor time. `XLA_FLAGS= pytest` compiles as users do. XLA ends the
-# process at a flag it does not know, so the second is for the versions that are known to.
-os.environ.setdefault(  # read when jax first compiles; processes that a test starts inherit it
-    "XLA_FLAGS",
-    "--xla_backend_optimization_level=0"
-    + " --xla_cpu_use_fusion_emitters=false" * version("jaxlib").startswith("0.10."),
-)
 
 import jax
 import pytest
