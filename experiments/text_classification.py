@@ -31,6 +31,7 @@ in texts that were answered right and wrong; texts coloured by what each word sa
 import math
 import re
 import sys
+import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, cast
@@ -45,18 +46,20 @@ from seqlab.baselines import bag_of_words
 from seqlab.cells.lookup import make_cell
 from seqlab.checkpoint import Checkpoints
 from seqlab.cli import config_of, main
-from seqlab.data.batching import Feed, NetBuckets
+from seqlab.data.batching import Feed, pad_tokens
 from seqlab.data.checks import check_at_least, check_known, check_positive
-from seqlab.data.labelled import DATASETS, Labelled, class_vocabulary, encode_texts, load_labelled
+from seqlab.data.labelled import DATASETS, encode_texts, load_labelled
 from seqlab.data.negation import window_ceiling
+from seqlab.data.reading import Reading, Texts, read_texts
 from seqlab.data.text import read_utf8
-from seqlab.data.vocabulary import PAD, SPECIALS, UNK, Vocabulary, Words, vocabulary_from_json
+from seqlab.data.vocabulary import PAD, UNK, Words, vocabulary_from_json
 from seqlab.data.words import cut_words
 from seqlab.devices import Devices, local
 from seqlab.embeddings.files import load_vectors
 from seqlab.embeddings.pretrained import with_vectors
 from seqlab.ensemble import SideBySide, remember, remembering
 from seqlab.errors import InputError
+from seqlab.files import whole_file
 from seqlab.gradflow.attribution import (
     gradient_times_input,
     integrated_gradients,
@@ -284,66 +287,6 @@ class Config:
         )  # fmt: skip
 
 
-# What is read.
-
-
-class Net(NamedTuple):
-    """One of the nets that are trained side by side."""
-
-    rows: dict[str, np.ndarray]
-    seed: int
-
-
-class Texts(NamedTuple):
-    """A set as the nets read it.
-
-    Attributes:
-      data: the set.
-      nets: which of its texts each net reads in each part.
-      vocabulary: of all that any net knows.
-      ids: tokens of every text.
-      known: [N, V], which tokens a net knows; it reads the others as <unk>.
-      num_cut: texts that are longer than what is read of them.
-    """
-
-    data: Labelled
-    nets: list[Net]
-    vocabulary: Vocabulary
-    ids: list[np.ndarray]
-    known: np.ndarray
-    num_cut: int
-
-    @property
-    def are_folds(self) -> bool:
-        """Whether every text is tested by one net, and not by all."""
-        return len(self.nets) > 1 and self.nets[0].rows is not self.nets[1].rows
-
-
-class Reading:
-    """Batches of one part, for every net as far as it knows the words."""
-
-    def __init__(self, texts: Texts, part: str, config: Config, *, shuffled: bool):
-        nets = texts.nets
-        self._known = texts.known
-        self._buckets = NetBuckets(
-            texts.ids,
-            texts.data.labels,
-            [net.rows[part] for net in nets],
-            seeds=[net.seed for net in nets] if shuffled else None,
-            batch_size=config.batch_size,  # type: ignore[arg-type]
-            num_buckets=config.num_buckets,
-        )
-        self.batches_per_epoch = self._buckets.batches_per_epoch
-        self.num_real = self._buckets.num_real
-
-    def batch(self, number: int) -> dict[str, np.ndarray]:
-        """Batch `number`, [B, N, ...]."""
-        batch = self._buckets.batch(number)
-        nets = np.arange(len(self._known))[:, None]
-        batch["xs"] = np.where(self._known[nets, batch["xs"]], batch["xs"], np.int32(UNK))
-        return batch
-
-
 def load_texts(config: Config, vectors=None) -> Texts:
     """The set, what each net reads of it, and the vocabulary."""
     data = load_labelled(
@@ -353,34 +296,17 @@ def load_texts(config: Config, vectors=None) -> Texts:
         label_column=config.label_column,
         distances=range(config.max_distance + 1),
     )
-    folds = config.folds == "yes" or (config.folds == "auto" and data.name in CROSS_VALIDATED)
-    if folds and not data.num_folds:
-        raise InputError(f"{data.name} has a test part of its own: it is not tested in folds")
-    if folds:
-        nets = [Net(data.fold(k).rows, config.seed + k) for k in range(data.num_folds)]
-    else:
-        nets = [Net(data.rows, config.seed + k) for k in range(config.num_seeds)]
-    rows = np.unique(np.concatenate([net.rows["train"] for net in nets]))
-    options = {"min_count": config.min_count, "max_size": config.max_vocabulary}
-    if vectors is not None:
-        # A word with a vector is known, wherever it stands: nothing is learnt from the other parts.
-        rows, options = np.arange(len(data.texts)), {"min_count": 1, "max_size": None}
-    vocabulary = class_vocabulary(replace(data, rows={"train": rows}), config.level, **options)
-    ids = encode_texts(vocabulary, data.texts, data.cut)
-    num_cut = sum(config.max_length is not None and len(each) > config.max_length for each in ids)
-    ids = [each[: config.max_length] for each in ids]
-    has_vector = np.zeros(len(vocabulary), bool)
-    has_vector[: len(SPECIALS)] = True
-    if vectors is not None:
-        has_vector |= np.array([token in vectors for token in vocabulary.tokens])
-    known = []
-    for net in nets:
-        seen = np.concatenate([ids[row] for row in net.rows["train"].tolist()])
-        counts = np.bincount(seen, minlength=len(vocabulary))
-        known.append(has_vector | (counts >= config.min_count))
-    if not folds:
-        known = known[:1] * len(nets)
-    return Texts(data, nets, vocabulary, ids, np.stack(known), num_cut)
+    return read_texts(
+        data,
+        folds=config.folds == "yes" or (config.folds == "auto" and data.name in CROSS_VALIDATED),
+        num_seeds=config.num_seeds,
+        seed=config.seed,
+        level=config.level,
+        min_count=cast(int, config.min_count),
+        max_size=config.max_vocabulary,
+        max_length=config.max_length,
+        vectors=vectors,
+    )
 
 
 # Models and training.
@@ -524,14 +450,17 @@ def answerer(model: Model, devices: Devices | None):
 def run(config: Config, log: RunLog) -> None:
     """Trains one model, or all of them, and puts them beside what is simpler."""
     vectors = None if config.vectors is None else load_vectors(config.vectors)
+    texts = load_texts(config.filled(), vectors)  # the same for every model
+    floor = baselines(texts)
     if config.compare:
-        compare(config, log, vectors)
+        compare(config, log, texts, vectors, floor)
     else:
-        train(config.filled(), log, load_texts(config.filled(), vectors), vectors)
+        train(config, log, texts, vectors, floor)
 
 
-def train(config: Config, log: RunLog, texts: Texts, vectors, floor=None) -> None:
+def train(config: Config, log: RunLog, texts: Texts, vectors, floor) -> None:
     """One run of one model."""
+    config = config.filled()
     data, name = texts.data, config.model
     matrix = None
     if vectors is not None:
@@ -548,8 +477,9 @@ def train(config: Config, log: RunLog, texts: Texts, vectors, floor=None) -> Non
         if texts.are_folds
         else [],
     }
-    reading = Reading(texts, "train", config, shuffled=True)
-    parts = {part: Reading(texts, part, config, shuffled=False) for part in ("valid", "test")}
+    sizes = {"batch_size": config.batch_size, "num_buckets": config.num_buckets}
+    reading = texts.reading("train", shuffled=True, **sizes)
+    parts = {part: texts.reading(part, shuffled=False, **sizes) for part in ("valid", "test")}
     per_epoch = reading.batches_per_epoch
     train_step, state = build(config, files, matrix)
     num_parameters = sum(leaf[0].size for leaf in jax.tree.leaves(state.params))
@@ -561,7 +491,6 @@ def train(config: Config, log: RunLog, texts: Texts, vectors, floor=None) -> Non
     )  # fmt: skip
     for note in data.notes:
         log.note(f"{data.name}: {note}")
-    floor = floor or baselines(texts)
     log.write(step=0, baselines=floor)
     devices = Devices.sharing(cast(int, config.batch_size), config.num_devices)
     answer = answerer(make_model(config, files), devices)
@@ -589,9 +518,11 @@ def train(config: Config, log: RunLog, texts: Texts, vectors, floor=None) -> Non
             if step % per_epoch:
                 continue
             epoch = step // per_epoch
-            shares, nats = judged(answer(local(state.params[name]), parts["valid"]), texts, "valid")
+            answers = answer(local(state.params[name]), parts["valid"])
+            shares = [each.mean() for each in which_are_right(answers, texts.labels("valid"))]
+            nats = [nats for _, nats in answers]
             log.write(step=step, split="valid", epoch=epoch, accuracy=shares, loss=nats)
-            now = [[share, loss, epoch] for share, loss in zip(shares, nats, strict=True)]
+            now = [[float(share), loss, epoch] for share, loss in zip(shares, nats, strict=True)]
             pairs = list(zip(now, best, strict=True))
             is_better = [(new[0], -new[1]) > (old[0], -old[1]) for new, old in pairs]
             best[:] = [new if b else old for b, (new, old) in zip(is_better, pairs, strict=True)]
@@ -618,13 +549,12 @@ def train(config: Config, log: RunLog, texts: Texts, vectors, floor=None) -> Non
     log.finish(**own, **figures, dataset=data.name, classes=list(data.classes))
 
 
-def judged(answers, texts, part):
-    """Share right and mean nats of every net."""
-    shares = []
-    for net, (probabilities, _) in zip(texts.nets, answers, strict=True):
-        labels = texts.data.labels[np.sort(net.rows[part])]
-        shares.append(float(np.mean(probabilities.argmax(axis=1) == labels)))
-    return shares, [nats for _, nats in answers]
+def which_are_right(answers, labels):
+    """Of each net, whether it has each text of a part right."""
+    return [
+        probabilities.argmax(axis=1) == truth
+        for (probabilities, _), truth in zip(answers, labels, strict=True)
+    ]
 
 
 # What came out.
@@ -635,8 +565,7 @@ def baselines(texts: Texts) -> dict[str, float]:
     data = texts.data
     words = [cut_words(text, data.cut) for text in data.texts]
     right: dict[str, list[float]] = {"majority": [], "bag_of_words": []}
-    nets = texts.nets if texts.are_folds else texts.nets[:1]
-    for net in nets:
+    for net in texts.testers:
         parts = {
             part: ([words[row] for row in rows.tolist()], data.labels[rows])
             for part, rows in net.rows.items()
@@ -648,21 +577,19 @@ def baselines(texts: Texts) -> dict[str, float]:
             parts["train"], parts["valid"], parts["test"], num_classes=len(data.classes)
         )
         right["bag_of_words"].append(bag.accuracy * len(labels))
-    total = sum(len(net.rows["test"]) for net in nets)
+    total = len(texts.tested_rows)
     return {f"{name}_accuracy": sum(counts) / total for name, counts in right.items()}
 
 
 def judge(texts: Texts, tested, log: RunLog) -> dict[str, Any]:
     """Figures of the test part."""
-    data, num_classes = texts.data, len(texts.data.classes)
-    labels = [data.labels[np.sort(net.rows["test"])] for net in texts.nets]
-    answers = [probabilities.argmax(axis=1) for probabilities, _ in tested]
-    right = [guess == truth for guess, truth in zip(answers, labels, strict=True)]
-    by_text = np.concatenate(right) if texts.are_folds else np.mean(right, axis=0)
+    labels = texts.labels("test")
+    right = which_are_right(tested, labels)
+    by_text = texts.over_nets(right)
     middle, low, high = map(float, metrics.bootstrap(by_text, np.mean, num_draws=2000))
     counts = sum(
-        metrics.confusion(truth, guess, num_classes)
-        for truth, guess in zip(labels, answers, strict=True)
+        metrics.confusion(truth, probabilities.argmax(axis=1), len(texts.data.classes))
+        for truth, (probabilities, _) in zip(labels, tested, strict=True)
     )
     curve = metrics.calibration(
         np.concatenate([each for each, _ in tested]), np.concatenate(labels)
@@ -683,29 +610,25 @@ def judge(texts: Texts, tested, log: RunLog) -> dict[str, Any]:
 
 def save_predictions(path: Path, texts: Texts, tested) -> None:
     """Probabilities of the classes for every test text, [K, M, C]; K is 1 for folds."""
-    if texts.are_folds:
-        order = np.argsort(np.concatenate([np.sort(net.rows["test"]) for net in texts.nets]))
-        rows = np.concatenate([np.sort(net.rows["test"]) for net in texts.nets])[order]
-        probabilities = np.concatenate([each for each, _ in tested])[order][None]
-    else:
-        rows = np.sort(texts.nets[0].rows["test"])
-        probabilities = np.stack([each for each, _ in tested])
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
+    each = [probabilities for probabilities, _ in tested]
+    probabilities = np.concatenate(each)[None] if texts.are_folds else np.stack(each)
+    order = np.argsort(texts.tested_rows)
+    rows = texts.tested_rows[order]
+    with whole_file(path) as file:
         np.savez_compressed(
-            file, rows=rows, labels=texts.data.labels[rows], probabilities=probabilities,
-            digest=texts.data.digest,
+            file, rows=rows, labels=texts.data.labels[rows], digest=texts.data.digest,
+            probabilities=probabilities[:, order],
         )  # fmt: skip
-    partial.replace(path)
 
 
 def load_right(path: Path) -> tuple[Any, np.ndarray]:
     """Which texts a run was tested on, and which of them its first net had right."""
     try:
-        with np.load(path / PREDICTIONS) as file:
+        # Opened here: where it is no archive, np.load would leave it open.
+        with (path / PREDICTIONS).open("rb") as content, np.load(content) as file:
             said = file["probabilities"][0].argmax(axis=1)
             return (str(file["digest"]), file["rows"].tolist()), said == file["labels"]
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: no {PREDICTIONS} of a text classification: {error}") from error
 
 
@@ -754,17 +677,14 @@ def table(dataset: str, models: dict[str, dict[str, Any]]) -> list[dict[str, Any
     return rows
 
 
-def compare(config: Config, log: RunLog, vectors) -> None:
+def compare(config: Config, log: RunLog, texts: Texts, vectors, floor) -> None:
     """Every model in a run of its own within this one; then all of them beside each other."""
-    floor = None
     summaries: dict[str, dict[str, Any]] = {}
     for name in COMPARED:
         own = replace(config, model=name, compare=False)
         if not (log.path / name / SUMMARY).exists():
-            texts = load_texts(own.filled(), vectors)
-            floor = floor or baselines(texts)
             with log.inside(name, own) as inner:
-                train(own.filled(), inner, texts, vectors, floor)
+                train(own, inner, texts, vectors, floor)
         if log.writes:
             plot(log.path / name)
         summaries[name] = read_run(log.path / name).summary
@@ -795,13 +715,14 @@ def compare(config: Config, log: RunLog, vectors) -> None:
 
 def reach(path: Path) -> list[dict[str, Any]]:
     """What the runs say of the claims about negation at a distance."""
-    found, sizes = {}, set()
-    for name in COMPARED:
-        own = read_run(path / name)
-        found[name] = {row["distance"]: row["of_nets"]
-                       for row in plots.pick(own.metrics, result="distance")}  # fmt: skip
-        sizes.add(own.config["max_distance"])
-        window = max(own.config["widths"])
+    runs = {name: read_run(path / name) for name in COMPARED}
+    found = {
+        name: {
+            row["distance"]: row["of_nets"] for row in plots.pick(own.metrics, result="distance")
+        }
+        for name, own in runs.items()
+    }
+    window = max(runs["cnn"].config["widths"])
     far = max(found["cnn"])
     beyond = [k for k in found["cnn"] if k + 2 > window]
     if not beyond:
@@ -809,9 +730,11 @@ def reach(path: Path) -> list[dict[str, Any]]:
     checks = []
     right = np.array([found["cnn"][k] for k in beyond])  # [distances, nets]
     middle, low, high = metrics.bootstrap(right.T.mean(axis=1), np.mean)
-    checks.append({"name": f"cnn, more than {window - 2} words between: chance is in the band",
-                   "found": f"{middle:.3f} ({low:.3f} to {high:.3f})", "expected": "0.5",
-                   "passed": bool(abs(middle - 0.5) <= max(0.02, high - middle))})  # fmt: skip
+    allowed = max(MARGIN, high - middle)
+    checks.append({"name": f"cnn, more than {window - 2} words between: at chance",
+                   "found": f"{middle:.3f} ({low:.3f} to {high:.3f})",
+                   "expected": f"0.5, within {allowed:.3f}",
+                   "passed": bool(abs(middle - 0.5) <= allowed)})  # fmt: skip
     at_far = {name: float(np.mean(each[far])) for name, each in found.items()}
     for name in ("lstm", "gru"):
         checks.append({"name": f"{name}, {far} words between", "found": f"{at_far[name]:.3f}",
@@ -834,7 +757,7 @@ def look_inside(config: Config, files, texts: Texts, params, tested, log: RunLog
         look_at_distances(texts, tested, log)
     first = jax.tree.map(lambda leaf: leaf[0], params)
     model = make_model(config, files)
-    rows = np.sort(texts.nets[0].rows["test"])
+    rows = texts.nets[0].rows["test"]
     probabilities = tested[0][0]
     ids = [np.where(texts.known[0, texts.ids[row]], texts.ids[row], UNK) for row in rows.tolist()]
     if config.model != "cnn":
@@ -844,12 +767,8 @@ def look_inside(config: Config, files, texts: Texts, params, tested, log: RunLog
 
 def look_at_lengths(texts: Texts, tested, log: RunLog) -> None:
     """Accuracy by the length of a text, in groups of equally many."""
-    nets = texts.nets if texts.are_folds else texts.nets[:1]
-    rows = np.concatenate([np.sort(net.rows["test"]) for net in nets])
-    right = [each.argmax(axis=1) == texts.data.labels[np.sort(net.rows["test"])]
-             for net, (each, _) in zip(texts.nets, tested, strict=True)]  # fmt: skip
-    by_text = np.concatenate(right) if texts.are_folds else np.mean(right, axis=0)
-    lengths = np.array([len(texts.ids[row]) for row in rows.tolist()])
+    by_text = texts.over_nets(which_are_right(tested, texts.labels("test")))
+    lengths = np.array([len(texts.ids[row]) for row in texts.tested_rows.tolist()])
     borders = np.unique(np.quantile(lengths, np.linspace(0, 1, NUM_LENGTHS + 1)).astype(int))
     borders[-1] += 1
     for shortest, end in zip(borders[:-1].tolist(), borders[1:].tolist(), strict=True):
@@ -864,10 +783,10 @@ def look_at_lengths(texts: Texts, tested, log: RunLog) -> None:
 def look_at_distances(texts: Texts, tested, log: RunLog) -> None:
     """Accuracy of every net by the distance of the negator."""
     distances = cast(np.ndarray, texts.data.distances)
-    rows = np.sort(texts.nets[0].rows["test"])
-    right = np.stack([each.argmax(axis=1) == texts.data.labels[rows] for each, _ in tested])
-    for distance in np.unique(distances[rows]).tolist():
-        of_nets = right[:, distances[rows] == distance].mean(axis=1)
+    own = distances[texts.tested_rows]
+    right = np.stack(which_are_right(tested, texts.labels("test")))
+    for distance in np.unique(own).tolist():
+        of_nets = right[:, own == distance].mean(axis=1)
         log.write(step=0, result="distance", distance=distance, of_nets=of_nets)
 
 
@@ -878,11 +797,7 @@ def look_at_gradients(model, params, ids, labels, probabilities, log: RunLog) ->
     chosen = np.flatnonzero(lengths >= num_steps)[:NUM_PROBED]
     if not len(chosen):
         return
-    width = int(lengths[chosen].max())
-    xs = np.full((len(chosen), width), PAD, np.int32)
-    for place, row in enumerate(chosen.tolist()):
-        xs[place, : lengths[row]] = ids[row]
-    mask = np.arange(width) < lengths[chosen, None]
+    xs, mask = pad_tokens([ids[row] for row in chosen.tolist()], int(lengths[chosen].max()))
 
     @jax.jit
     def measure(params, xs, mask, labels):
@@ -918,11 +833,8 @@ def look_at_words(config, model, params, texts, rows, ids, probabilities, log) -
         shown += found[places].tolist() if len(found) else []
     if not shown:
         return
-    width = max(len(ids[row]) for row in shown)
-    xs = np.full((len(shown), width), PAD, np.int32)
-    for place, row in enumerate(shown):
-        xs[place, : len(ids[row])] = ids[row]
-    mask = np.arange(width) < np.array([len(ids[row]) for row in shown])[:, None]
+    read = [ids[row] for row in shown]
+    xs, mask = pad_tokens(read, max(map(len, read)))
     tables = {"tables": ("embed", "static")} if is_multichannel(config) else {}
     score = log_odds(jnp.asarray(said[shown]))
     values = {
@@ -988,18 +900,17 @@ def classify(path: Path, lines: list[str]) -> tuple[list[str], np.ndarray]:
     known = np.ones((files["num_nets"], len(vocabulary)), bool)
     for net, unknown in enumerate(files["unknown"]):
         known[net, unknown] = False
-    every = Net({"new": np.arange(len(lines))}, 0)
-    data = cast(Any, Answerless(np.zeros(len(lines), np.int32)))
-    texts = Texts(data, [every] * files["num_nets"], vocabulary, ids, known, 0)
-    small = replace(config, batch_size=min(cast(int, config.batch_size), len(lines)))
-    answers = answerer(model, None)(params, Reading(texts, "new", small, shuffled=False))
+    reading = Reading(
+        ids,
+        np.zeros(len(lines), np.int32),  # nobody has said their classes
+        [np.arange(len(lines))] * files["num_nets"],
+        known,
+        seeds=None,
+        batch_size=min(cast(int, config.batch_size), len(lines)),
+        num_buckets=config.num_buckets,
+    )
+    answers = answerer(model, None)(params, reading)
     return files["classes"], np.mean([each for each, _ in answers], axis=0)
-
-
-class Answerless(NamedTuple):
-    """Texts of which nobody has said the class."""
-
-    labels: np.ndarray
 
 
 def predict(path: Path, source: Path) -> None:

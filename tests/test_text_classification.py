@@ -104,7 +104,7 @@ def test_a_net_knows_no_word_that_only_its_test_texts_have(corpus):
         assert set(tokens[known]) == train | set(tokens[: len(SPECIALS)])
         tested += net.rows["test"].tolist()
     assert sorted(tested) == list(range(60))
-    reading = study.Reading(texts, "test", config, shuffled=False)
+    reading = texts.reading("test", shuffled=False, batch_size=16, num_buckets=6)
     batch = reading.batch(0)
     is_own = batch["mask"] & (batch["xs"] == UNK)
     assert (is_own.sum(axis=-1) >= batch["is_real"]).all()  # the word of its own, at least
@@ -197,7 +197,7 @@ def test_vectors_begin_and_stay_or_are_trained(mode, corpus, tmp_path):
     files = {"vocabulary": texts.vocabulary.to_json(), "classes": ["neg", "pos"], "num_nets": 2,
              "embed_size": 6}  # fmt: skip
     step, state = study.build(config, files, matrix)
-    batch = study.Reading(texts, "train", config, shuffled=True).batch(0)
+    batch = texts.reading("train", shuffled=True, batch_size=8, num_buckets=1).batch(0)
     new, _ = jax.jit(step)(state, batch)
     begun = state.params["cnn"]["embed"]["embedding"]
     np.testing.assert_array_equal(begun, np.stack([matrix, matrix]))
@@ -213,6 +213,10 @@ def test_two_runs_are_compared_on_the_same_texts_only(seeds, folds, tmp_path):
     assert (same["first_only"], same["second_only"], same["p_value"]) == (0, 0, 1.0)
     with pytest.raises(InputError, match="other texts"):
         study.against(seeds.path, folds.path, log)
+    with pytest.raises(InputError, match="no predictions"):
+        study.against(seeds.path, tmp_path, log)
+    whole = (seeds.path / study.PREDICTIONS).read_bytes()
+    (tmp_path / study.PREDICTIONS).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="no predictions"):
         study.against(seeds.path, tmp_path, log)
 

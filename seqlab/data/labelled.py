@@ -54,7 +54,7 @@ class Labelled:
       classes: names of the classes; `labels` are places in it.
       texts: N of them, as they were written.
       labels: int32 [N].
-      rows: which texts are of the parts "train", "valid" and "test", int64 each.
+      rows: which texts are of the parts "train", "valid" and "test", int64 each, increasing.
       cut: the rule of `cut_words` by which the texts are cut.
       new_cut: the rule for a text that somebody types.
       num_folds: of a cross-validation, for a set without a test part of its own; or 0.

@@ -131,9 +131,6 @@ def load_glove(
     return _collect(f"{path}:", _split(path, lines, size, dimension), size, errors)
 
 
-# Writing
-
-
 def load_vectors(path: Path | str) -> Vectors:
     """Vectors of a file in word2vec's format, which begins with two whole numbers, or in GloVe's.
 
@@ -141,14 +138,13 @@ def load_vectors(path: Path | str) -> Vectors:
       InputError: as `load_word2vec` and `load_glove`.
     """
     path = Path(path)
-    opened = gzip.open if path.name.endswith(".gz") else open
-    try:
-        with opened(path, "rb") as file:
-            first = file.readline(100)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {_reason(error)}") from error
-    has_header = len(first.split()) == 2 and all(part.isdigit() for part in first.split())
+    _, first = next(numbered_lines(path), (0, b""))
+    fields = first.split()
+    has_header = len(fields) == 2 and all(field.isdigit() for field in fields)
     return load_word2vec(path) if has_header else load_glove(path)
+
+
+# Writing
 
 
 def _write(path: Path, header: bytes, rows: Iterable[bytes]) -> None:
