@@ -97,6 +97,18 @@ def test_distances_signs_and_orders_come_equally_often():
     assert sorted(zip(few.labels, few.is_open, strict=True)) == [(0, 0), (0, 1), (1, 0), (1, 1)]
 
 
+def test_near_ones_can_come_more_often():
+    distances = (0, 3, 7, 20)
+    found = sample(8000, distances, near_more_often=True)
+    counts = Counter(zip(found.distances.tolist(), found.labels, found.is_open, strict=True))
+    total = sum(1 / (k + 1) for k in distances)
+    for (k, _, _), count in counts.items():
+        assert abs(count - 2000 / (k + 1) / total) <= 1
+    assert len(counts) == 16
+    few = sample(5, distances, near_more_often=True)
+    assert few.distances.tolist().count(0) >= 4
+
+
 def test_sentences_are_those_of_the_seed():
     first, again, other = (sample(50, seed=seed) for seed in (1, 1, 2))
     assert first.texts == again.texts

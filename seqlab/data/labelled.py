@@ -41,7 +41,7 @@ NUM_FOLDS = 10
 FEWEST_TEXTS = 3  # of a class: one to train on, one to choose by, one to test on
 KOREAN_CLASSES = ("daily", "parting", "love")
 
-_NEGATION_SIZES = {"train": 400, "valid": 48, "test": 200}  # of each distance; multiples of 4
+_NEGATION_SIZES = {"train": 400, "valid": 48, "test": 200}  # of each distance, in the mean
 _CSV, _TSV = ",", "\t"
 
 
@@ -313,9 +313,12 @@ def _in_folds(name, classes, texts, labels, seed, notes=()) -> Labelled:
 def _negation(distances: Sequence[int], seed: int) -> Labelled:
     made = [
         negation.negation_sentences(
-            np.random.default_rng([seed, number]), size * len(distances), distances
+            np.random.default_rng([seed, number]),
+            size * len(distances),
+            distances,
+            near_more_often=part == "train",
         )
-        for number, size in enumerate(_NEGATION_SIZES.values())
+        for number, (part, size) in enumerate(_NEGATION_SIZES.items())
     ]
     ends = np.cumsum([len(each.texts) for each in made])
     rows = np.split(np.arange(ends[-1]), ends[:-1])

@@ -9,7 +9,8 @@ opinion round unless a closer stands between the two ("not the film , but its en
 
 with s = 0 .. `slack` and t = 0 .. `tail` further neutral words N. Sign, order, s, t and each word
 are drawn uniformly and independently. So half of the negators are distractors, each label comes
-half of the time, and k words lie between any two of the three words that count.
+half of the time, and k words lie between any two of the three words that count. Distances come
+equally often or, as in what people say, the near ones most often, with shares p_k ~ 1 / (k + 1).
 
 What can be known of the label, by a model that sees of a sentence
 
@@ -70,18 +71,21 @@ def negation_sentences(
     count: int,
     distances: Sequence[int] = range(21),
     *,
+    near_more_often: bool = False,
     slack: int = 3,
     tail: int = 3,
     neutral: Sequence[str] = NEUTRAL,
 ) -> Negations:
     """Sentences in random order, the same for the same seed; the module says what they are.
 
-    Each distance, sign and order comes equally often, to within one sentence.
+    Each sign and order comes equally often at each distance, to within one sentence.
 
     Args:
       rng: source of the words.
       count: N.
       distances: values of k.
+      near_more_often: whether their shares are as 1 / (k + 1), to within four sentences; else they
+        are equal.
       slack: the most neutral words at the beginning beyond k.
       tail: the most neutral words after the opinion.
       neutral: the neutral words.
@@ -96,9 +100,14 @@ def negation_sentences(
     check_at_least(tail, 0, "tail")
     check_distinct(neutral, "neutral")
     # Signs and orders change fastest: also a few sentences have them all.
-    kinds = np.arange(count) % (4 * len(distances))
-    is_positive, is_open = kinds % 2 == 1, kinds // 2 % 2 == 1
-    ks = np.asarray(distances, np.int32)[kinds // 4]
+    places = np.arange(count)
+    is_positive, is_open, groups = places % 2 == 1, places // 2 % 2 == 1, places // 4
+    ks = np.asarray(distances, np.int32)
+    if near_more_often:
+        ends = np.cumsum(1.0 / (ks + 1.0))
+        ks = ks[np.searchsorted(ends, ends[-1] * (groups + 0.5) / (groups[-1] + 1))]
+    else:
+        ks = ks[groups % len(ks)]
     order = rng.permutation(count)
     is_positive, is_open, ks = is_positive[order], is_open[order], ks[order]
     texts = tuple(
