@@ -54,10 +54,9 @@ as many tokens a second, the median over rounds of the rounds' own ratios.
 """,
     "classification": """## A training step of a sentence classifier
 
-A bidirectional net of 128 units over sentences of the lengths of movie reviews, B = 64, Adam,
-beside the same update in PyTorch with packed sequences on the same sentences. Ours come in buckets
-of like length, one compiled step each; `x_torch` is the median over rounds of the rounds' own
-ratios.
+A bidirectional net of 128 units over sentences of movie reviews (MR), B = 64, Adam, beside
+the same update in PyTorch with packed sequences on the same sentences. Ours come in buckets of like
+length, one compiled step each; `x_torch` is the median over rounds of the rounds' own ratios.
 """,
     "ngram": """## n-grams beside NLTK, and in bounded memory
 
