@@ -203,7 +203,7 @@ class Config:
     that of the others"""
     final_rate: float | None = None
     """share of the learning rate that is left after `max_updates`, to which it falls along half a
-    cosine; None: 1, 0.01 for copy-memory, whose loss wanders at a constant rate"""
+    cosine; None: 1, 0.3 for copy-memory, whose loss wanders at a constant rate"""
     clip_norm: float | None = None
     """largest global gradient norm let through, where there is clipping; None: 1, 0.1 for
     copy-memory, whose loss is a mean over steps of which few count"""
@@ -275,12 +275,12 @@ def filled(config: Config) -> Any:
         "task": name,
         "cells": ("rnn", "lstm", "lstm-chrono", "gru-chrono") if task.every_step else CELLS,
         "lengths": (30, 50) if is_remedies else task.lengths,
-        "max_updates": 15_000 if is_remedies else 5000 if task.every_step else 2000,
+        "max_updates": 15_000 if is_remedies else 6000 if task.every_step else 2000,
         "hidden_size": 50 if is_remedies else 128 if task.every_step else 64,
         "batch_size": 20 if is_remedies else 16 if task.every_step else 32,
         "learning_rate": 0.01 if is_remedies or task.every_step else 5e-3,
         "clip_norm": 0.1 if task.every_step else 1.0,
-        "final_rate": 0.01 if task.every_step else 1.0,
+        "final_rate": 0.3 if task.every_step else 1.0,
     }
     others = config.learning_rate or chosen["learning_rate"]
     chosen["ungated_learning_rate"] = 1e-3 if task.every_step else others
