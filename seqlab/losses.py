@@ -47,6 +47,27 @@ def squared_error(predictions: Array, targets: Array) -> Array:
     return jnp.sum(jnp.square(predictions - targets), axis=-1)
 
 
+def gaussian_nll(mean: Array, std: Array, targets: Array) -> Array:
+    """-log N(target; mean, std^2) in nats, [...], from three arrays [...]."""
+    z = (targets - mean) / std
+    return 0.5 * jnp.square(z) + jnp.log(std) + 0.5 * jnp.log(2 * jnp.pi)
+
+
+def pinball(quantiles: Array, levels: Array, targets: Array) -> Array:
+    """Pinball loss of each quantile, [..., Q]: max(tau e, (tau - 1) e) with e = target - quantile.
+
+    Args:
+      quantiles: [..., Q].
+      levels: tau in 0 .. 1, [Q].
+      targets: [...].
+
+    References: Koenker and Bassett, 1978.
+    """
+    error = targets[..., None] - quantiles
+    levels = jnp.broadcast_to(levels, error.shape)
+    return jnp.maximum(levels * error, (levels - 1) * error)
+
+
 def masked_mean(values: Array, mask: Array | None = None) -> Array:
     """Mean over the real entries: values [...], mask [...] bool; 0 where nothing is real.
 

@@ -37,18 +37,22 @@ ALLOWED = {
     "replay": {"checkpoint", "recorder", "runlog", "cli"},
     "writers": set(),
     "embeddings": {"types", "losses", "data", "files", "devices"},
-    "data": {"files"},
+    "geodesy": set(),
+    "data": {"files", "geodesy"},
     "scoring": {"files"},
     "ngram": {"data", "files", "scoring"},
     "metrics": set(),
+    "forecasts": {"metrics"},
+    "forecast_baselines": {"forecasts", "geodesy"},
+    "heads": {"types", "losses", "forecasts"},
     "baselines": set(),
     "runlog": {"writers", "files"},
     "plots": {"runlog"},
     "cli": {"runlog", "data", "devices", "writers"},
 }
 JAX_FREE = {
-    "errors", "files", "timing", "data", "scoring", "ngram", "metrics", "baselines", "plots",
-    "runlog", "writers",
+    "errors", "files", "timing", "geodesy", "data", "scoring", "ngram", "metrics", "forecasts",
+    "forecast_baselines", "baselines", "plots", "runlog", "writers",
 }  # fmt: skip
 JAX_FAMILY = {"jax", "jaxlib", "flax", "optax", "orbax"}
 RECORDS_ONLY = {"types", "linalg", "cells", "fast", "recurrence", "gradflow", "losses", "train"}

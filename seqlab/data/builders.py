@@ -40,7 +40,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from seqlab.data import digits, reviews, sources
+from seqlab.data import digits, engines, reviews, sources, tracks
 from seqlab.data.checks import check_known
 from seqlab.errors import InputError
 from seqlab.files import sha256
@@ -454,6 +454,106 @@ class Men(WordSimilarity):
 
     def splits(self, files):
         return {split: _pairs(files[name]) for split, name in self.PAIRS.items()}
+
+
+class _Tracks(Builder):
+    """What best tracks share: a storm an example, and splits by the year of the season.
+
+    There is no canonical split. This one has the years to 2010 in train, 2011 to 2014 in validation
+    and all later ones in test, so that no storm and no year is in two.
+    """
+
+    def features(self):
+        # Not a Sequence, which would keep single precision.
+        encoding = tfds.features.Encoding.BYTES
+        numbers = tfds.features.Tensor(shape=(None,), dtype=np.float64, encoding=encoding)
+        return {
+            "id": tfds.features.Text(),
+            "name": tfds.features.Text(),
+            "year": tfds.features.Scalar(np.int32),
+            "minutes": tfds.features.Sequence(np.int64),  # since 1970, UTC
+            "lat": numbers,
+            "lon": numbers,
+            "wind_kt": numbers,
+            "pressure_hpa": numbers,
+        }
+
+    def storms(self, files) -> Iterable[tracks.Storm]:
+        """The storms of the set's files."""
+        raise NotImplementedError
+
+    def splits(self, files):
+        parts: dict[str, list[Example]] = {"train": [], "validation": [], "test": []}
+        for storm in self.storms(files):
+            part = "train" if storm.year <= 2010 else "validation" if storm.year <= 2014 else "test"
+            example = {name: getattr(storm, name) for name in self.features() if name != "minutes"}
+            parts[part].append({**example, "minutes": storm.times.astype(np.int64)})
+        return dict(parts)
+
+
+@register
+class JmaBestTrack(_Tracks):
+    """Typhoon tracks of the western North Pacific, RSMC Tokyo, 1951 to August 2019: 1,788 storms.
+
+    Winds are there from 1977 on, over 10 minutes.
+    """
+
+    name = "jma_best_track"
+    LICENCE = "Japan Meteorological Agency, free use with attribution"
+
+    def storms(self, files):
+        return tracks.read_storms(files["bst_all.csv"], "jma")
+
+
+@register
+class Hurdat2Atlantic(_Tracks):
+    """Hurricane tracks of the Atlantic, HURDAT2, 1851 to 2019: 1,893 storms.
+
+    Winds are over 1 minute. 34 rows without a longitude are left out.
+
+    References: Landsea and Franklin, 2013.
+    """
+
+    name = "hurdat2_atlantic"
+    LICENCE = "public domain (United States government)"
+
+    def storms(self, files):
+        path = files["AL.rda"]
+        is_table = path.suffix == ".rda"
+        return tracks.hurdat2_of_r(path) if is_table else tracks.read_storms(path, "hurdat2-table")
+
+
+@register
+class Cmapss(Builder):
+    """Simulated turbofan engines that run to failure, C-MAPSS FD001: 100 and 100 engines.
+
+    `cycles_left` counts the cycles after the last until failure: 0 in train. FD002 to FD004 have no
+    pinned address here; `engines.read_subset` reads them from a folder.
+
+    References: Saxena and Goebel, 2008.
+    """
+
+    name = "cmapss"
+    LICENCE = "United States government data, no restriction stated"
+
+    def features(self):
+        def table(columns):
+            encoding = tfds.features.Encoding.BYTES
+            return tfds.features.Tensor(shape=(None, columns), dtype=np.float64, encoding=encoding)
+
+        return {
+            "id": tfds.features.Text(),
+            "settings": table(engines.NUM_SETTINGS),
+            "sensors": table(engines.NUM_SENSORS),
+            "cycles_left": tfds.features.Scalar(np.int32),
+        }
+
+    def splits(self, files):
+        def examples(part, lives=None):
+            for engine in engines.read_engines(files[f"{part}_FD001.txt"], lives):
+                yield {name: getattr(engine, name) for name in self.features()}
+
+        return {"train": examples("train"), "test": examples("test", files["RUL_FD001.txt"])}
 
 
 def _analogies(path: Path) -> Iterator[Example]:

@@ -83,6 +83,12 @@ _WORD2VEC = (
     "https://raw.githubusercontent.com/tmikolov/word2vec/20c129af10659f7c50e86e3be406df663beff438"
 )
 
+_JMA_TRACKS = "https://raw.githubusercontent.com/oliso/Japan-Typhoon-Analytics-Visualisation/bfc57a0354dcf39426bf431dbeeb1d6a8990a60d"
+_HURDAT = (
+    "https://raw.githubusercontent.com/timtrice/HURDAT/ecc8a6eaaf4c91b6943e8baf3597206fe591c76d"
+)
+_CMAPSS = "https://raw.githubusercontent.com/alireza-javanmardi/conformal-RUL-intervals/37e450ac8b656229d44aed3ac39dcf85ea11b86c/data/CMAPSS"
+
 SOURCES: dict[str, tuple[File, ...]] = {
     # Penn Treebank as preprocessed by T. Mikolov. No open licence: never redistributed.
     "ptb": (
@@ -370,6 +376,68 @@ SOURCES: dict[str, tuple[File, ...]] = {
             f"{_WORD_PAIRS}/EN-MC-30.txt",
             543,
             "33ee05911496ff83d95cac351d0746c6f63b9181b605cb7d307f4daa8864511b",
+        ),
+    ),
+    # RSMC Tokyo best track of the Japan Meteorological Agency (to be named), 1951 to August 2019,
+    # as a spreadsheet wrote it.
+    "jma_best_track": (
+        File(
+            "bst_all.csv",
+            f"{_JMA_TRACKS}/bst_all.csv",
+            2_630_232,
+            "f4d7f6ab29fc3608b91a903aaa59eb0a8cf3bca1ed2e101155a75df1c717c3c6",
+        ),
+    ),
+    # HURDAT2 of the National Hurricane Center, 1851 to 2019, public domain, as a table of R. The
+    # stand-in is the same table without the radii of wind, the first storm's key put in.
+    "hurdat2_atlantic": (
+        File(
+            "AL.rda",
+            f"{_HURDAT}/data/AL.rda",
+            371_317,
+            "08457d2ab2e936c276e11a87916c0b9c1b043cb01fe6cef735ca3a1c1ea62b75",
+            (
+                StandIn(
+                    "hurdat2_atlantic_1851_2019.csv.gz",
+                    459_824,
+                    "3e9ff8eb282de9ed19b535174fc4f0634d8fb42218f19081111463927ed43ddd",
+                ),
+            ),
+        ),
+    ),
+    # C-MAPSS turbofan engines of NASA Ames, FD001; the stand-ins are the same bytes, packed.
+    "cmapss": (
+        File(
+            "train_FD001.txt",
+            f"{_CMAPSS}/train_FD001.txt",
+            3_515_356,
+            "963b5e22825b34d8b21c69e1aeb4af3e647050eb672ee8834ba4b5d91d2de0f8",
+            (
+                StandIn(
+                    "train_FD001.txt.gz",
+                    793_442,
+                    "129645b2abec2ff391d6677af8828e9f8957164923e75a928fb1ad93b3ad5346",
+                ),
+            ),
+        ),
+        File(
+            "test_FD001.txt",
+            f"{_CMAPSS}/test_FD001.txt",
+            2_228_855,
+            "3cda7109ce17bafb5443f2ac926cfcf88154b941b8c4cf95eb55d1ddd6f52851",
+            (
+                StandIn(
+                    "test_FD001.txt.gz",
+                    487_722,
+                    "b132843f5188d465a4b252dbbf0b6940c45af1fe12afbdf427acfa71f9618c54",
+                ),
+            ),
+        ),
+        File(
+            "RUL_FD001.txt",
+            f"{_CMAPSS}/RUL_FD001.txt",
+            429,
+            "a19c8ec94931949d0485bdc35118206e9c81c4547b422efb9cf86f4ceddbceca",
         ),
     ),
     # More such pairs, Bruni et al. 2014: a set of its own, which a mirror may lack.

@@ -1,0 +1,151 @@
+"""What every forecast is put beside: constant motion, CLIPER, window features and trees.
+
+Plain numpy and scikit-learn, in float64.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from seqlab.forecasts import rmse
+from seqlab.geodesy import displacement_km
+
+STRENGTHS = (1e-2, 1e-1, 1.0, 10.0, 100.0, 1000.0)
+
+
+def persistence(motion: np.ndarray, num_leads: int) -> np.ndarray:
+    """Constant motion along the great circle: lead k is k times the last step, [..., H, 2] in km.
+
+    Args:
+      motion: the last step at the point it led to, km, [..., 2].
+      num_leads: H.
+    """
+    return motion[..., None, :] * np.arange(1, num_leads + 1)[:, None]
+
+
+def cliper_predictors(
+    lat: np.ndarray, lon: np.ndarray, wind_kt: np.ndarray, pressure_hpa: np.ndarray,
+    season: np.ndarray, centre_lon: float,
+) -> np.ndarray:  # fmt: skip
+    """Predictors of a CLIPER-style regression at steps 2 .. T-1, [N, T-2, P].
+
+    Linear: latitude, longitude from the basin's centre, the motions of the last 6 hours and of the 6
+    before, wind and pressure with flags of what is known, sine and cosine of the date. Products: all
+    pairs of position and motions, squares included, and of these with the date.
+
+    Args:
+      lat, lon: degrees, [N, T].
+      wind_kt, pressure_hpa: [N, T]; NaN where not known.
+      season: sine and cosine of the date, [N, T, 2].
+      centre_lon: of the basin, degrees.
+
+    References: Neumann, 1972; Aberson, 1998 (climatology and persistence, products of predictors).
+    """
+    now = slice(2, None)
+    last = -displacement_km(lat[:, now], lon[:, now], lat[:, 1:-1], lon[:, 1:-1]) / 100
+    before = -displacement_km(lat[:, 1:-1], lon[:, 1:-1], lat[:, :-2], lon[:, :-2]) / 100
+    east = (np.mod(lon[:, now] - centre_lon + 180.0, 360.0) - 180.0) / 10
+    core = np.stack([lat[:, now] / 10, east, *last.transpose(2, 0, 1), *before.transpose(2, 0, 1)])
+    state = []
+    for values, middle, scale in ((wind_kt, 50.0, 30.0), (pressure_hpa, 980.0, 25.0)):
+        is_known = ~np.isnan(values[:, now])
+        state += [np.where(is_known, (values[:, now] - middle) / scale, 0.0), is_known]
+    dates = season[:, now].transpose(2, 0, 1)
+    pairs = [core[i] * core[j] for i in range(len(core)) for j in range(i, len(core))]
+    seasonal = [core[i] * date for i in range(len(core)) for date in dates]
+    return np.stack([*core, *state, *dates, *pairs, *seasonal], axis=-1)
+
+
+@dataclass(frozen=True, eq=False)
+class Ridge:
+    """Least squares with a penalty on the weights of standardised predictors.
+
+    Attributes:
+      mean, std: of the predictors in training, [P].
+      weights: [P, K].
+      intercept: [K].
+      strength: alpha.
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+    weights: np.ndarray
+    intercept: np.ndarray
+    strength: float
+
+    def __call__(self, predictors: np.ndarray) -> np.ndarray:
+        """Predictions [..., K] from predictors [..., P]."""
+        return (predictors - self.mean) / self.std @ self.weights + self.intercept
+
+
+def fit_ridge(predictors: np.ndarray, targets: np.ndarray, strength: float) -> Ridge:
+    """Minimises ||y - X w - b||^2 + alpha ||w||^2 over standardised X.
+
+    Args:
+      predictors: X, [N, P]; one that does not change has weight 0.
+      targets: y, [N, K].
+      strength: alpha, above 0.
+
+    Raises:
+      ValueError: no row, or a number that is not finite.
+    """
+    predictors, targets = np.asarray(predictors, float), np.asarray(targets, float)
+    if not len(predictors) or not (np.isfinite(predictors).all() and np.isfinite(targets).all()):
+        raise ValueError("fit_ridge: rows of finite numbers are needed")
+    mean, std = predictors.mean(axis=0), predictors.std(axis=0)
+    std = np.where(std > 1e-12, std, 1.0)
+    xs, intercept = (predictors - mean) / std, targets.mean(axis=0)
+    gram = xs.T @ xs + strength * np.eye(xs.shape[1])
+    weights = np.linalg.solve(gram, xs.T @ (targets - intercept))
+    return Ridge(mean, std, weights, intercept, strength)
+
+
+def best_ridge(
+    train: tuple[np.ndarray, np.ndarray], valid: tuple[np.ndarray, np.ndarray],
+    strengths: tuple[float, ...] = STRENGTHS,
+) -> Ridge:  # fmt: skip
+    """The ridge of the strength with the lowest RMSE on valid; each is (predictors, targets)."""
+    fitted = [fit_ridge(*train, strength) for strength in strengths]
+    return min(fitted, key=lambda ridge: rmse(ridge(valid[0]), valid[1]))
+
+
+def window_features(windows: np.ndarray, is_real: np.ndarray) -> np.ndarray:
+    """Last value, mean, standard deviation and slope of each column over a window, [N, 4 D].
+
+    Args:
+      windows: [N, T, D], finite.
+      is_real: [N, T] bool; the last step of each is real.
+    """
+    real = is_real[..., None]
+    count = np.maximum(real.sum(axis=1), 1)
+    mean = np.where(real, windows, 0.0).sum(axis=1) / count
+    spread = np.where(real, windows - mean[:, None], 0.0)
+    steps = np.where(is_real, np.arange(windows.shape[1], dtype=float), 0.0)
+    middle = steps.sum(axis=1, keepdims=True) / np.maximum(is_real.sum(axis=1, keepdims=True), 1)
+    lag = np.where(is_real, steps - middle, 0.0)
+    slope = np.einsum("nt,ntd->nd", lag, spread)
+    slope = slope / np.maximum(np.square(lag).sum(axis=1), 1e-12)[:, None]
+    std = np.sqrt(np.square(spread).sum(axis=1) / count)
+    return np.concatenate([windows[:, -1], mean, std, slope], axis=1)
+
+
+def gradient_boosting(
+    train: tuple[np.ndarray, np.ndarray], valid: tuple[np.ndarray, np.ndarray], seed: int = 0
+) -> Any:
+    """Boosted regression trees of scikit-learn, as many as do best on valid.
+
+    Squared error, 300 trees at most of 31 leaves, rate 0.05; each is (predictors [N, P], targets
+    [N]). The one fitted on train is handed back, with the method `predict`.
+
+    References: Friedman, 2001; scikit-learn's HistGradientBoostingRegressor.
+    """
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
+    options: dict[str, Any] = {
+        "learning_rate": 0.05, "early_stopping": False, "random_state": seed,
+    }  # fmt: skip
+    trial = HistGradientBoostingRegressor(max_iter=300, **options).fit(*train)
+    errors = [rmse(found, valid[1]) for found in trial.staged_predict(valid[0])]
+    best = int(np.argmin(errors)) + 1
+    return HistGradientBoostingRegressor(max_iter=best, **options).fit(*train)
