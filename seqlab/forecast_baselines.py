@@ -30,9 +30,9 @@ def cliper_predictors(
 ) -> np.ndarray:  # fmt: skip
     """Predictors of a CLIPER-style regression at steps 2 .. T-1, [N, T-2, P].
 
-    Linear: latitude, longitude from the basin's centre, the motions of the last 6 hours and of the 6
-    before, wind and pressure with flags of what is known, sine and cosine of the date. Products: all
-    pairs of position and motions, squares included, and of these with the date.
+    Linear: latitude, longitude from the basin's centre, the motions of the last 6 hours and of the
+    6 before, wind and pressure with flags of what is known, sine and cosine of the date. Products:
+    all pairs of position and motions, squares included, and of these with the date.
 
     Args:
       lat, lon: degrees, [N, T].

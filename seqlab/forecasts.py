@@ -77,7 +77,9 @@ class Prediction:
 
 
 def crps_gaussian(mean: np.ndarray, std: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """CRPS of N(mean, std^2), [...]; lower is better. With z = (y - mean) / std,
+    """CRPS of N(mean, std^2), [...]; lower is better.
+
+    With z = (y - mean) / std,
 
         CRPS = std (z (2 Phi(z) - 1) + 2 phi(z) - 1 / sqrt(pi)).
 
