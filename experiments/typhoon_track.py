@@ -6,8 +6,8 @@ python -m experiments.typhoon_track --dataset hurdat2     # Atlantic
 python -m experiments.typhoon_track --dataset jma --predict my_track.csv
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -33,7 +33,8 @@ from seqlab.data.track_cases import (
     track_cases,
 )
 from seqlab.data.tracks import read_storms
-from seqlab.ensemble import map_nets, stacked, train_nets
+from seqlab.data.windows import Answered, Batches
+from seqlab.ensemble import map_nets, stacked, train_epochs
 from seqlab.errors import InputError
 from seqlab.forecast_baselines import best_ridge, cliper_predictors, persistence
 from seqlab.forecasts import Prediction, coverage, mean_error, skill
@@ -153,7 +154,7 @@ def run(config: Config, log: RunLog) -> None:
                   first_year=min(part.years), last_year=max(part.years),
                   cases=np.sum(part.is_case, axis=(0, 1)))  # fmt: skip
     trained = train(config, parts, log)
-    save_nets(log.path / NETS, trained.params, **scales(trained))
+    save_nets(log.path / NETS, trained.params, scales(trained))
     test = parts["test"]
     prediction = forecast(config, trained, test)
     others = baselines(parts)
@@ -221,14 +222,22 @@ def num_leads(config: Config) -> int:
     return 1 if config.strategy == "recursive" else max(LEADS_HOURS) // STEP_HOURS
 
 
-def scaled_targets(config, cases, scaler):
-    """Displacements as a net is to give them, [N, T, K], and which there are."""
+def answered(config: Config, trained: Trained, cases: TrackCases) -> Answered:
+    """Scaled features, and scaled displacements as a net is to give them, lead after lead.
+
+    Answers are asked for from the second point on, where there is a motion.
+    """
     values = cases.targets.reshape(*cases.is_real.shape, -1)
     is_known = ~np.isnan(values)
-    scaled = np.where(is_known, scaler(np.where(is_known, values, 0.0)), 0.0)
+    targets = np.where(is_known, trained.targets(np.where(is_known, values, 0.0)), 0.0)
+    is_known = is_known & (np.arange(cases.is_real.shape[1]) >= 1)[:, None]
     size = 2 * num_leads(config)
-    is_known = is_known & (np.arange(cases.is_real.shape[1]) >= 1)[:, None]  # there is a motion
-    return scaled[..., :size].astype(np.float32), is_known[..., :size]
+    return Answered(
+        trained.inputs(cases.features).astype(np.float32),
+        targets[..., :size].astype(np.float32),
+        is_known[..., :size],
+        cases.is_real,
+    )
 
 
 # Training.
@@ -244,115 +253,65 @@ def make_model(config):
     )
 
 
-class Batches:
-    """Crops of whole tracks, or windows, for each of N nets in an order of its own."""
-
-    def __init__(self, config: Config, xs, targets, is_known, is_real, seed: int):
-        self.arrays = xs, targets, is_known, is_real
-        self.config, self.seed = config, seed
-        self.whole = config.shape == "many-to-many"
-        if self.whole:
-            self.rows = np.stack([np.arange(len(xs)), is_real.sum(axis=1)], axis=1)
-            self.size = min(config.batch_size, len(self.rows))
-        else:
-            self.rows = np.argwhere(is_known.any(axis=-1))
-            self.size = min(16 * config.batch_size, len(self.rows))
-        self.per_epoch = len(self.rows) // self.size
-
-    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        """One net's batches without end; a last one that is not full is left out."""
-        rng = np.random.default_rng(self.seed)
-        while True:
-            order = rng.permutation(len(self.rows))
-            for start in range(0, self.per_epoch * self.size, self.size):
-                rows = self.rows[order[start : start + self.size]]
-                yield self._crops(rows, rng) if self.whole else self._windows(rows)
-
-    def _crops(self, rows, rng):
-        steps = min(CROP, self.arrays[0].shape[1])
-        latest = np.maximum(rows[:, 1] - steps, 0)
-        places = rng.integers(latest, endpoint=True)[:, None] + np.arange(steps)
-        xs, targets, is_known, is_real = (each[rows[:, :1], places] for each in self.arrays)
-        return {"xs": xs, "targets": targets, "is_known": is_known, "mask": is_real}
-
-    def _windows(self, rows):
-        xs, targets, is_known, is_real = self.arrays
-        window, mask = windows(xs, is_real, rows, self.config.window)
-        at = rows[:, 0], rows[:, 1]
-        return {"xs": window, "targets": targets[at], "is_known": is_known[at], "mask": mask}
-
-
-def windows(xs, is_real, rows, length):
-    """The `length` steps up to (piece, step) of each row, [M, length, D], and which are real."""
-    places = rows[:, 1:] + np.arange(1 - length, 1)
-    mask = (places >= 0) & is_real[rows[:, :1], np.maximum(places, 0)]
-    return np.where(mask[..., None], xs[rows[:, :1], np.maximum(places, 0)], 0.0), mask
+def batches(config: Config, data: Answered, seed: int) -> Batches:
+    """One net's batches: of whole tracks, or of as many windows as these have steps."""
+    if config.shape == "many-to-many":
+        return Batches(data, config.batch_size, crop=CROP, seed=seed)
+    return Batches(data, 16 * config.batch_size, window=config.window, seed=seed)
 
 
 def train(config: Config, parts: dict[str, TrackCases], log: RunLog) -> Trained:
     """Nets side by side, each as it was after its best epoch in validation."""
     inputs, targets = fit_scales(parts["train"])
     check_no_leak({name: part.ids for name, part in parts.items()}, inputs)
+    trained = Trained(None, inputs, targets)
     model, head = make_model(config), HEADS[config.head]
 
     def loss_fn(params, batch, key):
         del key  # nothing here is random
         logits = model.apply(params, batch["xs"], batch["mask"]).logits
-        losses = head.losses(logits, batch["targets"])
-        return masked_mean(losses, batch["is_known"]), {}
+        return masked_mean(head.losses(logits, batch["targets"]), batch["is_known"]), {}
 
-    def arrays(name, shuffle=False):
-        part = parts[name]
-        xs = inputs(part.features).astype(np.float32)
-        ys, is_known = scaled_targets(config, part, targets)
-        if shuffle:
-            rng = np.random.default_rng([config.seed, 1])
-            whole = is_known.all(axis=-1)
-            ys[whole] = rng.permutation(ys[whole])
-            is_known = is_known & whole[..., None]
-        return xs, ys, is_known, part.is_real
-
-    seeds = [config.num_nets * config.seed + net for net in range(config.num_nets)]
-    train_arrays = arrays("train", config.shuffle_labels)
-    readers = [Batches(config, *train_arrays, seed=seed) for seed in seeds]
+    data = {name: answered(config, trained, part) for name, part in parts.items()}
+    learned = shuffled(data["train"], config.seed) if config.shuffle_labels else data["train"]
+    readers = [
+        batches(config, learned, config.num_nets * config.seed + net)
+        for net in range(config.num_nets)
+    ]
     per_epoch = readers[0].per_epoch
     num_updates = config.num_epochs * per_epoch
     rate = learning_rate_schedule("cosine", config.learning_rate, num_steps=num_updates, final=0.01)
     step = make_train_step(loss_fn, optax.adam(rate), clip_norm=config.clip_norm)
     keys = jax.random.split(jax.random.key(config.seed), config.num_nets)
     state = jax.vmap(lambda key: fresh_state(model.init, step.optimizer, key))(keys)
-    valid = Batches(config, *arrays("valid"), seed=0)
-    valid_batches = [
-        stacked([batch] * config.num_nets)
-        for batch, _ in zip(valid, range(valid.per_epoch), strict=False)
-    ]
+    valid = batches(config, data["valid"], 0)
+    seen = [stacked([batch] * config.num_nets) for batch in islice(valid, valid.per_epoch)]
     valid_loss = map_nets(lambda params, batch: loss_fn(params, batch, None)[0], config.num_nets)
-    best = {"loss": np.full(config.num_nets, np.inf), "params": state.params}
-    batches = map(stacked, zip(*readers, strict=True))
-    batches = (batch for batch, _ in zip(batches, range(num_updates), strict=False))
-    progress = log.progress(total=num_updates, description="train")
-    every = max(1, per_epoch // -(-per_epoch // 16))
-    losses = []
-    for update, now, metrics in train_nets(step, state, batches, every=every):
-        progress.update(len(metrics["loss"]))
-        losses.append(np.asarray(metrics["loss"]))
-        is_last = update == num_updates
-        if not is_last and update // per_epoch == (update - len(metrics["loss"])) // per_epoch:
-            continue
-        found = np.mean([valid_loss(now.params, batch) for batch in valid_batches], axis=0)
-        is_better = found < best["loss"]
-        best["params"] = jax.tree.map(
-            lambda new, old, keep=is_better: np.where(
-                keep.reshape(-1, *[1] * (new.ndim - 1)), new, old
-            ),
-            now.params,
-            best["params"],
-        )
-        best["loss"] = np.where(is_better, found, best["loss"])
-        log.write(step=update, epoch=update / per_epoch, train_loss=np.mean(np.concatenate(losses)),
-                  valid_loss=found)  # fmt: skip
-        losses = []
-    return Trained(jax.device_get(best["params"]), inputs, targets)
+    epoch = None
+    for epoch in log.progress(
+        train_epochs(
+            step,
+            state,
+            map(stacked, zip(*readers, strict=True)),
+            lambda params: np.mean([valid_loss(params, batch) for batch in seen], axis=0),
+            per_epoch=per_epoch,
+            num_epochs=config.num_epochs,
+        ),
+        total=config.num_epochs,
+        description="epochs",
+    ):
+        log.write(step=epoch.step, epoch=epoch.epoch, train_loss=epoch.train_loss,
+                  valid_loss=epoch.valid_loss)  # fmt: skip
+    assert epoch is not None
+    return trained._replace(params=epoch.best)
+
+
+def shuffled(data: Answered, seed: int) -> Answered:
+    """The same with its targets dealt out at random over all steps that have every lead."""
+    whole = data.is_known.all(axis=-1)
+    targets = data.targets.copy()
+    targets[whole] = np.random.default_rng([seed, 1]).permutation(targets[whole])
+    return replace(data, targets=targets, is_known=data.is_known & whole[..., None])
 
 
 # Forecasts.
@@ -363,14 +322,14 @@ def forecast(config: Config, trained: Trained, cases: TrackCases) -> Prediction:
     if config.strategy == "recursive":
         return roll_out(config, trained, cases)
     model, head = make_model(config), HEADS[config.head]
-    xs = trained.inputs(cases.features).astype(np.float32)
+    data = answered(config, trained, cases)
     apply = jax.jit(jax.vmap(lambda p, xs, mask: model.apply(p, xs, mask).logits, (0, None, None)))
     if config.shape == "many-to-many":
-        logits = np.asarray(apply(trained.params, xs, cases.is_real))
+        logits = np.asarray(apply(trained.params, data.xs, data.is_real))
     else:
         rows = np.argwhere(cases.is_real)
         found = [
-            np.asarray(apply(trained.params, *windows(xs, cases.is_real, some, config.window)))
+            np.asarray(apply(trained.params, *data.windows(some, config.window)))
             for some in np.array_split(rows, -(-len(rows) // 4096))
         ]
         found = np.concatenate(found, axis=1)
@@ -398,6 +357,7 @@ def roll_out(config: Config, trained: Trained, cases: TrackCases) -> Prediction:
     model, head = make_model(config), HEADS[config.head]
     is_gaussian = config.head == "gaussian"
     paths = config.num_samples if is_gaussian else 1
+    data = answered(config, trained, cases)
     rows = np.argwhere(cases.is_real)
     leads = max(LEADS_HOURS) // STEP_HOURS
     scale, shift = trained.targets.std[:2], trained.targets.mean[:2]
@@ -413,10 +373,10 @@ def roll_out(config: Config, trained: Trained, cases: TrackCases) -> Prediction:
     for net in range(config.num_nets):
         params = jax.tree.map(lambda leaf, net=net: leaf[net], trained.params)
         for _ in range(paths):
-            xs, mask = windows(trained.inputs(cases.features), cases.is_real, rows, config.window)
+            xs, mask = data.windows(rows, config.window)
             lat, lon, reached = cases.lat[at], cases.lon[at], []
             for lead in range(1, leads + 1):
-                said = head.predict(np.asarray(answer(params, xs.astype(np.float32), mask))[None])
+                said = head.predict(np.asarray(answer(params, xs, mask))[None])
                 move = said.rescaled(scale, shift)
                 step = move.mean
                 if move.std is not None:
@@ -429,7 +389,8 @@ def roll_out(config: Config, trained: Trained, cases: TrackCases) -> Prediction:
                 point = point_features(
                     lat, lon, motion, cases.wind_kt[at], cases.pressure_hpa[at], times
                 )
-                xs = np.concatenate([xs[:, 1:], trained.inputs(point)[:, None]], axis=1)
+                new = trained.inputs(point).astype(np.float32)
+                xs = np.concatenate([xs[:, 1:], new[:, None]], axis=1)
                 mask = np.concatenate([mask[:, 1:], np.ones((len(mask), 1), bool)], axis=1)
             ends.append(np.stack(reached, axis=1))
     mean = np.zeros((*cases.is_real.shape, leads, 2))
@@ -497,7 +458,7 @@ def judge(config, test, prediction, others, log) -> dict[str, Any]:
     leads = STEP_HOURS * np.arange(1, test.targets.shape[2] + 1)
     names = {"model": f"{config.cell}, {config.strategy}", **{name: name for name in others}}
     rows = {name: {"forecast": label} for name, label in names.items()}
-    figures: dict[str, Any] = {}
+    figures, skills = {}, {}
     for place, hours in enumerate(leads.tolist()):
         is_case = test.is_case[..., place]
         if not is_case.any():
@@ -515,7 +476,7 @@ def judge(config, test, prediction, others, log) -> dict[str, Any]:
                 figures[f"{prefix}track_error_{hours}h_km"] = float(interval.middle)
             if hours == JUDGED_HOURS:
                 percent = tuple(f"{100 * edge:.1f}" for edge in over)
-                rows[name]["skill 24 h, %"] = "{} ({} to {})".format(*percent)
+                skills[name] = "{} ({} to {})".format(*percent)
         if hours == JUDGED_HOURS:
             for key, baseline in (
                 ("skill_24h", "persistence"),
@@ -527,8 +488,8 @@ def judge(config, test, prediction, others, log) -> dict[str, Any]:
     figures |= judge_spread(test, prediction, leads, log)
     log.table(
         f"{config.tracks or config.dataset}: mean track error, {len(set(test.ids))} storms of "
-        f"{min(test.years)}-{max(test.years)}; skill over persistence with its 95 % band over storms",
-        list(rows.values()),
+        f"{min(test.years)}-{max(test.years)}; skill with its 95 % band over storms",
+        [{**row, "skill 24 h, %": skills.get(name)} for name, row in rows.items()],
     )
     return {**figures, "num_test_storms": len(set(test.ids)), "cell": config.cell}
 
@@ -570,18 +531,17 @@ def past_hours(config, trained, test, log) -> None:
     """dL/dx_t and dL/dcarry_t, L the squared error at 24 h of the last step of a window."""
     model, head = make_model(config), HEADS[config.head]
     lead = 0 if config.strategy == "recursive" else JUDGED_HOURS // STEP_HOURS - 1
-    ys, is_known = scaled_targets(config, test, trained.targets)
-    xs = trained.inputs(test.features).astype(np.float32)
+    data = answered(config, trained, test)
     columns = slice(2 * lead, 2 * lead + 2)
-    rows = np.argwhere(is_known[..., columns].all(axis=-1))
-    window, mask = windows(xs, test.is_real, rows, config.window)
+    rows = np.argwhere(data.is_known[..., columns].all(axis=-1))
+    window, mask = data.windows(rows, config.window)
     whole = np.flatnonzero(mask.all(axis=1))
     if not whole.size:
         log.note(f"no track of the test part has {config.window} steps: no gradients over the past")
         return
     chosen = whole[np.linspace(0, len(whole) - 1, min(len(whole), 256)).astype(int)]
     batch = jnp.asarray(window[chosen], jnp.float32)
-    answers = jnp.asarray(ys[rows[chosen, 0], rows[chosen, 1]][:, columns])
+    answers = jnp.asarray(data.targets[rows[chosen, 0], rows[chosen, 1]][:, columns])
 
     @jax.jit
     @jax.vmap
@@ -616,12 +576,12 @@ def show_storms(test, prediction, log) -> None:
     length = test.is_real.sum(axis=1)
     radius = radius_km(prediction)
     longest = np.argsort(-length, kind="stable")[: 4 * NUM_SHOWN : 4]
-    for row in longest.tolist():
-        steps = np.linspace(FIRST_CASE + 2, max(length[row] - 12, FIRST_CASE + 3), 3).astype(int)
+    for row in longest.tolist():  # neighbours in length may be one storm's pieces
+        steps = np.linspace(FIRST_CASE + 2, max(length[row] - 12, FIRST_CASE + 3), 3)
         real = slice(0, length[row])
         log.write(step=0, result="track", storm=test.ids[row], name=test.names[row],
                   year=test.years[row], lat=test.lat[row, real], lon=test.lon[row, real])  # fmt: skip
-        for start in sorted(set(steps.tolist())):
+        for start in sorted(set(steps.astype(int).tolist())):
             if start < length[row]:
                 write_path(log, test, prediction, radius, row, start)
 
@@ -640,6 +600,13 @@ def write_path(log, cases, prediction, radius, row, start) -> dict[str, Any]:
         "lat": lat,
         "lon": lon,
     }
+    true = ~np.isnan(cases.targets[row, start, :, 0])
+    if true.any():
+        path["true_hours"] = path["hours"][true]
+        places = cases.targets[row, start][true]
+        path["true_lat"], path["true_lon"] = destination(
+            cases.lat[row, start], cases.lon[row, start], places
+        )
     if radius is not None:
         path["radius_km"] = radius[row, start]
     log.write(step=0, result="path", **path)

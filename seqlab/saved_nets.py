@@ -1,5 +1,6 @@
 """Parameters of trained nets as one `.npz` file in a run directory, for a forecast later on."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,17 @@ from seqlab.files import READ_ERRORS, whole_file
 from seqlab.types import Params
 
 
-def save_nets(path: Path, params: Params, **arrays: np.ndarray) -> None:
+def save_nets(path: Path, params: Params, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes parameters, and arrays by name beside them, whole or not at all.
 
     Args:
       path: of the file.
       params: a nested dict of arrays.
-      **arrays: what belongs to the nets, such as a scaler's mean.
+      arrays: what belongs to the nets, by name, such as a scaler's mean.
     """
     leaves = {f"params:{name}": leaf for name, leaf in _named(params)}
     with whole_file(path) as file:
-        np.savez(file, **leaves, **arrays)
+        np.savez(file, **{**leaves, **arrays})  # type: ignore[arg-type]
 
 
 def load_nets(path: Path, like: Params) -> tuple[Params, dict[str, np.ndarray]]:

@@ -150,6 +150,13 @@ def darker(colour: str) -> tuple[float, ...]:
     return tuple(0.6 * part for part in to_rgb(colour))
 
 
+def lighter(colour: str) -> tuple[float, ...]:
+    """The same colour, most of the way to white."""
+    from matplotlib.colors import to_rgb
+
+    return tuple(1 - 0.22 * (1 - part) for part in to_rgb(colour))
+
+
 def edges(centres: np.ndarray) -> np.ndarray:
     """Borders of cells around increasing centres."""
     if len(centres) == 1:
