@@ -579,8 +579,10 @@ def show_storms(test, prediction, log) -> None:
     for row in longest.tolist():  # neighbours in length may be one storm's pieces
         steps = np.linspace(FIRST_CASE + 2, max(length[row] - 12, FIRST_CASE + 3), 3)
         real = slice(0, length[row])
-        log.write(step=0, result="track", storm=test.ids[row], name=test.names[row],
-                  year=test.years[row], lat=test.lat[row, real], lon=test.lon[row, real])  # fmt: skip
+        log.write(
+            step=0, result="track", storm=test.ids[row], name=test.names[row],
+            year=test.years[row], lat=test.lat[row, real], lon=test.lon[row, real],
+        )  # fmt: skip
         for start in sorted(set(steps.astype(int).tolist())):
             if start < length[row]:
                 write_path(log, test, prediction, radius, row, start)

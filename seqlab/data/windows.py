@@ -1,4 +1,4 @@
-"""Long sequences with an answer at every step, as batches: crops of them, or windows up to a step."""
+"""Long sequences with an answer at every step, in batches: crops, or windows up to a step."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -77,23 +77,25 @@ class Batches:
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         rng = np.random.default_rng(self.seed)
-        make = self._windows if self.crop is None else self._crops
         while True:
             order = rng.permutation(len(self._rows))
             for start in range(0, self.per_epoch * self._size, self._size):
-                yield make(self._rows[order[start : start + self._size]], rng)
+                rows = self._rows[order[start : start + self._size]]
+                if self.crop is not None:
+                    yield self._crops(rows, self.crop, rng)
+                elif self.window is not None:
+                    yield self._windows(rows, self.window)
 
-    def _crops(self, rows, rng):
-        steps = min(self.crop, self.data.xs.shape[1])
+    def _crops(self, rows, crop, rng):
+        steps = min(crop, self.data.xs.shape[1])
         latest = np.maximum(rows[:, 1] - steps, 0)
         at = rows[:, :1], rng.integers(latest, endpoint=True)[:, None] + np.arange(steps)
         data = self.data
         return {"xs": data.xs[at], "mask": data.is_real[at], "targets": data.targets[at],
                 "is_known": data.is_known[at]}  # fmt: skip
 
-    def _windows(self, rows, rng):
-        del rng  # windows are whole
-        xs, mask = self.data.windows(rows, self.window)
+    def _windows(self, rows, window):
+        xs, mask = self.data.windows(rows, window)
         at = rows[:, 0], rows[:, 1]
         return {"xs": xs, "mask": mask, "targets": self.data.targets[at],
                 "is_known": self.data.is_known[at]}  # fmt: skip

@@ -278,7 +278,7 @@ def lives_of_engines(rows: Sequence[Row], *, cap: float, threshold: float, title
 
     Args:
       rows: one an engine, with engine, true, predicted and, if known, low and high, [T] each, and
-        alarm, the cycle of the alarm or NaN.
+        alarm, the cycle of the alarm or 0.
       cap: of the training target.
       threshold: below which an alarm is given.
       title: of the figure.
@@ -295,7 +295,7 @@ def lives_of_engines(rows: Sequence[Row], *, cap: float, threshold: float, title
                   label=f"true, capped at {cap:g}")  # fmt: skip
         axes.plot(cycles, row["predicted"], color=COLOURS[1], linewidth=1.2, label="predicted")
         axes.axhline(threshold, color="grey", linestyle=":", label=f"alarm below {threshold:g}")
-        if np.isfinite(row["alarm"]):
+        if row["alarm"]:
             axes.plot([row["alarm"]], [row["predicted"][int(row["alarm"]) - 1]], "v",
                       color=COLOURS[3], markersize=6, label="alarm")  # fmt: skip
         axes.set_title(f"engine {row['engine']}", fontsize=8.5)
