@@ -82,6 +82,20 @@ FIGURES = {
         "map_skipgram-0.png",
         "training_skipgram.png",
     },
+    "experiments.typhoon_track": {
+        "map.png",
+        "errors.png",
+        "spread.png",
+        "past_hours.png",
+        "training.png",
+    },
+    "experiments.machine_failure": {
+        "sorted.png",
+        "engines.png",
+        "alarms.png",
+        "past_cycles.png",
+        "training.png",
+    },
     "experiments.benchmarks.recurrence": {"recurrence.png"},
 }
 
