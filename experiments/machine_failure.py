@@ -35,7 +35,7 @@ from seqlab.errors import InputError
 from seqlab.forecast_baselines import best_ridge, gradient_boosting, window_features
 from seqlab.forecasts import Prediction, coverage, phm08_score, rmse
 from seqlab.gradflow.taps import log_norm_over_time, zero_taps
-from seqlab.heads import HEADS
+from seqlab.heads import HEADS, GaussianHead, Head
 from seqlab.losses import masked_mean
 from seqlab.metrics import bootstrap
 from seqlab.models.functional import functional
@@ -79,10 +79,14 @@ class Config:
     """cycles of an engine that are trained on at once (many-to-many)"""
     head: Literal["point", "gaussian", "quantile"] = "gaussian"
     """what is said of the remaining life"""
+    beta: float = 0.5
+    """of the Gaussian head: 0 is the likelihood, 1 learns the mean as by squared error"""
     cap: float = 125.0
     """largest remaining life that is asked for, cycles"""
     hidden_size: int = 48
     """H, units"""
+    dropout: float = 0.2
+    """probability with which a unit of what the head reads is dropped in training"""
     num_nets: int = 4
     """nets that make a forecast together"""
     num_epochs: int = 60
@@ -117,6 +121,10 @@ class Config:
         check_at_least(self.seed, 0, "seed")
         for field in ("learning_rate", "clip_norm", "cap", "valid_share"):
             check_positive(getattr(self, field), field)
+        if not 0 <= self.beta <= 1:
+            raise InputError(f"beta must be in 0 .. 1, got {self.beta}")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"dropout must be a probability below 1, got {self.dropout}")
         if self.valid_share >= 1:
             raise InputError(f"valid_share must be below 1, got {self.valid_share}")
         if self.near_cycles >= self.cap:
@@ -140,10 +148,11 @@ class Trained(NamedTuple):
 
 def run(config: Config, log: RunLog) -> None:
     """Trains, tests beside the baselines, measures alarms and gradients, and forecasts a file."""
+    asked = to_predict(config.predict)  # before the training, not after it
     if config.predict_from is not None:
         earlier = config_of(Config, read_record(config.predict_from), config.predict_from)
         trained = load(earlier, config.predict_from / NETS)
-        predict(earlier, trained, config.predict, log)
+        predict(earlier, trained, config.predict, asked, log)
         log.finish(predicted=str(config.predict), nets=str(config.predict_from))
         return
     parts = load_parts(config)
@@ -158,8 +167,8 @@ def run(config: Config, log: RunLog) -> None:
     figures = judge(config, test, prediction, others, log)
     figures |= judge_alarms(config, test, prediction, others, log)
     past_cycles(config, trained, test, log)
-    if config.predict is not None:
-        predict(config, trained, config.predict, log)
+    if asked is not None:
+        predict(config, trained, config.predict, asked, log)
     log.finish(**figures)
 
 
@@ -216,13 +225,19 @@ def load(config: Config, path: Path) -> Trained:
 # Training.
 
 
+def head_of(config: Config) -> Head:
+    """What is said of the remaining life."""
+    return GaussianHead(config.beta) if config.head == "gaussian" else HEADS[config.head]
+
+
 def make_model(config):
     """The model as pure functions."""
     return functional(
         ManyToMany if config.shape == "many-to-many" else ManyToOne,
         make_cell(config.cell, config.hidden_size, num_steps=config.window),
         input_size=NUM_SETTINGS + NUM_SENSORS,
-        output_size=HEADS[config.head].output_size(1),
+        output_size=head_of(config).output_size(1),
+        drop_features=config.dropout,
     )
 
 
@@ -238,11 +253,10 @@ def train(config: Config, parts: dict[str, EngineCases], log: RunLog) -> Trained
     scaler = fit_engine_scaler("train", parts["train"])
     for each in (scaler.settings, scaler.sensors):
         check_no_leak({name: part.ids for name, part in parts.items()}, each)
-    model, head = make_model(config), HEADS[config.head]
+    model, head = make_model(config), head_of(config)
 
     def loss_fn(params, batch, key):
-        del key  # nothing here is random
-        logits = model.apply(params, batch["xs"], batch["mask"]).logits
+        logits = model.apply(params, batch["xs"], batch["mask"], key=key).logits
         return masked_mean(head.losses(logits, batch["targets"]), batch["is_known"]), {}
 
     data = {name: answered(config, scaler, parts[name]) for name in ("train", "valid")}
@@ -287,7 +301,7 @@ def train(config: Config, parts: dict[str, EngineCases], log: RunLog) -> Trained
 
 def forecast(config: Config, trained: Trained, cases: EngineCases) -> Prediction:
     """Remaining life after every cycle, in cycles, [N, T]."""
-    model, head = make_model(config), HEADS[config.head]
+    model, head = make_model(config), head_of(config)
     data = answered(config, trained.scaler, cases)
     apply = jax.jit(jax.vmap(lambda p, xs, mask: model.apply(p, xs, mask).logits, (0, None, None)))
     if config.shape == "many-to-many":
@@ -509,7 +523,7 @@ def first_alarms(config, cases, lives, threshold) -> dict[str, float]:
 
 def past_cycles(config, trained, test, log) -> None:
     """dL/dx_t and dL/dcarry_t over a window, L the squared error of the life after its last."""
-    model, head = make_model(config), HEADS[config.head]
+    model, head = make_model(config), head_of(config)
     data = answered(config, trained.scaler, test)
     rows = np.argwhere(data.is_known[..., 0])
     mask = rows[:, 1] >= config.window - 1
@@ -550,9 +564,13 @@ def write_band(log, values, **fields):
     log.write(step=0, **fields, log_norm_median=median, log_norm_p10=low, log_norm_p90=high)
 
 
-def predict(config: Config, trained: Trained, path: Path, log: RunLog) -> None:
-    """The remaining life after the last cycle of each engine of a file; a table, and log lines."""
-    cases = engine_cases(list(read_engines(path)))
+def to_predict(path: Path | None) -> EngineCases | None:
+    """The engines of a file whose life is to be told; None of no file."""
+    return None if path is None else engine_cases(list(read_engines(path)))
+
+
+def predict(config: Config, trained: Trained, path: Path | None, cases, log: RunLog) -> None:
+    """The remaining life after the last cycle of each engine; a table, and lines in the log."""
     prediction = forecast(config, trained, cases)
     rows, ends = cases.last
     columns: dict[str, Any] = {"cycles seen": ends + 1, "cycles left": prediction.mean[rows, ends]}

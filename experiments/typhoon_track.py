@@ -32,7 +32,7 @@ from seqlab.data.track_cases import (
     point_features,
     track_cases,
 )
-from seqlab.data.tracks import read_storms
+from seqlab.data.tracks import Storm, read_storms
 from seqlab.data.windows import Answered, Batches
 from seqlab.ensemble import map_nets, stacked, train_epochs
 from seqlab.errors import InputError
@@ -142,10 +142,11 @@ class Trained(NamedTuple):
 
 def run(config: Config, log: RunLog) -> None:
     """Trains, tests beside the baselines, measures gradients, and forecasts a file."""
+    asked = to_predict(config.predict)  # before the training, not after it
     if config.predict_from is not None:
         earlier = config_of(Config, read_record(config.predict_from), config.predict_from)
         trained = load(earlier, config.predict_from / NETS)
-        predict(earlier, trained, config.predict, log)
+        predict(earlier, trained, config.predict, asked, log)
         log.finish(predicted=str(config.predict), nets=str(config.predict_from))
         return
     parts = load_parts(config)
@@ -161,8 +162,8 @@ def run(config: Config, log: RunLog) -> None:
     figures = judge(config, test, prediction, others, log)
     past_hours(config, trained, test, log)
     show_storms(test, prediction, log)
-    if config.predict is not None:
-        predict(config, trained, config.predict, log)
+    if asked is not None:
+        predict(config, trained, config.predict, asked, log)
     log.finish(**figures)
 
 
@@ -615,14 +616,22 @@ def write_path(log, cases, prediction, radius, row, start) -> dict[str, Any]:
     return path
 
 
-def predict(config: Config, trained: Trained, path: Path, log: RunLog) -> None:
-    """Forecasts from the last point of each storm of a file; a table, and lines in the log."""
-    storms = list(read_storms(path))
-    for storm in storms:
+def to_predict(path: Path | None) -> list[tuple[Storm, TrackCases]] | None:
+    """The storms of a file to forecast, with their cases; None of no file."""
+    if path is None:
+        return None
+    found = []
+    for storm in read_storms(path):
         try:
-            cases = track_cases([storm])
+            found.append((storm, track_cases([storm])))
         except InputError as error:
             raise InputError(f"{path}, storm {storm.id or '(no id)'}: {error}") from error
+    return found
+
+
+def predict(config: Config, trained: Trained, path: Path | None, asked, log: RunLog) -> None:
+    """Forecasts from the last point of each storm; a table, and lines in the log."""
+    for storm, cases in asked:
         prediction = forecast(config, trained, cases)
         row = len(cases) - 1  # the last unbroken piece
         last = int(cases.is_real[row].sum()) - 1

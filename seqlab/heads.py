@@ -69,17 +69,29 @@ class GaussianHead:
 
         m = mean_n m_n,      std^2 = mean_n (std_n^2 + m_n^2) - m^2.
 
-    References: Nix and Weigend, 1994; Lakshminarayanan et al., 2017, section 2.4 (several nets).
+    The likelihood alone learns the mean least where it is least sure, since a squared error counts
+    with 1 / std^2; each loss times std^(2 beta), a constant to the gradient, takes that back in
+    part, and with beta = 1 in full: the mean is then learned as by squared error.
+
+    Attributes:
+      beta: 0 for the likelihood.
+
+    References: Nix and Weigend, 1994; Lakshminarayanan et al., 2017, section 2.4 (several nets);
+    Seitzer et al., 2022, equation 5 (beta).
     """
+
+    beta: float = 0.0
 
     def output_size(self, num_targets: int) -> int:
         """2 K: all means, then what makes all deviations."""
         return 2 * num_targets
 
     def losses(self, logits: Array, targets: Array) -> Array:
-        """-log N(y; m, std^2) in nats."""
+        """-log N(y; m, std^2) in nats, times std^(2 beta)."""
         mean, raw = jnp.split(logits, 2, axis=-1)
-        return gaussian_nll(mean, jax.nn.softplus(raw) + SMALLEST_STD, targets)
+        std = jax.nn.softplus(raw) + SMALLEST_STD
+        nats = gaussian_nll(mean, std, targets)
+        return nats * jax.lax.stop_gradient(std ** (2 * self.beta)) if self.beta else nats
 
     def best(self, logits: Array) -> Array:
         """The means."""

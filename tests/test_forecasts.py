@@ -19,7 +19,7 @@ from seqlab.forecasts import (
     rmse,
     skill,
 )
-from seqlab.heads import HEADS, LEVELS, QuantileHead
+from seqlab.heads import HEADS, LEVELS, GaussianHead, QuantileHead
 from seqlab.losses import gaussian_nll, masked_mean, pinball
 
 
@@ -159,6 +159,18 @@ def test_heads_learn_mean_deviation_and_quantiles(name, expected):
     if name == "quantile":
         np.testing.assert_allclose(np.ravel(prediction.interval(0.9)), [2, 6], atol=0.06)
         assert prediction.levels == LEVELS
+
+
+@pytest.mark.usefixtures("x64")
+def test_beta_counts_errors_of_the_mean_alike():
+    """With beta = 1 the gradient by the mean is that of half the squared error at any std."""
+    head = GaussianHead(beta=1.0)
+    targets = jnp.array([2.0])
+
+    def by_mean(raw):
+        return jax.grad(lambda m: head.losses(jnp.array([m, raw]), targets)[0])(0.5)
+
+    np.testing.assert_allclose([by_mean(-3.0), by_mean(4.0)], [-1.5, -1.5], rtol=1e-12)
 
 
 def test_several_nets_are_one_forecast():

