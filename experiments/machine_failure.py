@@ -549,6 +549,9 @@ def past_cycles(config, trained, test, log) -> None:
         return log_norm_over_time(taps["rnn"]), inputs
 
     carries, inputs = (np.asarray(each) for each in gradients(trained.params))
+    # What never changed in training is told to no net, though it has weights.
+    scaler = trained.scaler
+    inputs = inputs * ~np.concatenate([scaler.settings.is_constant, scaler.sensors.is_constant])
     fields = {"cycles": np.arange(config.window)[::-1], "sequences": len(chosen)}
     write_band(log, carries, probe="carry", **fields)
     with np.errstate(divide="ignore"):

@@ -556,6 +556,8 @@ def past_hours(config, trained, test, log) -> None:
         return log_norm_over_time(taps["rnn"]), inputs
 
     carries, inputs = (np.asarray(each) for each in gradients(trained.params))
+    # What never changed in training is told to no net, though it has weights.
+    inputs = inputs * ~trained.inputs.is_constant
     hours = STEP_HOURS * np.arange(config.window)[::-1]
     fields = {"hours": hours, "lead_hours": STEP_HOURS * (lead + 1), "sequences": len(chosen)}
     write_band(log, carries, probe="carry", **fields)
@@ -674,7 +676,8 @@ def plot(directory: Path) -> None:
     if carry:
         plots.save(
             plots.past_gradients(
-                carry[0], select(probe="input")[0], select(probe="group"), unit="hours",
+                carry[0], select(probe="input")[0],
+                [row for row in select(probe="group") if max(row["norm"]) > 0], unit="hours",
                 title=f"what the forecast of {carry[0]['lead_hours']} h reads: gradient of its "
                 f"squared error, {carry[0]['sequences']} test windows, {config['num_nets']} nets",
             ),

@@ -205,7 +205,8 @@ def past_gradients(
     legend(left, loc="upper left")
     table = np.array([row["norm"] for row in groups], float)
     share = np.log10(np.maximum(table / table.max(), 1e-4))
-    image = right.imshow(share, aspect="auto", cmap="cividis", vmin=-3, vmax=0,
+    image = right.imshow(share, aspect="auto", cmap="cividis",
+                         vmin=max(np.floor(2 * share.min()) / 2, -4.0), vmax=0,
                          extent=(-0.5, len(past) - 0.5, len(groups) - 0.5, -0.5))  # fmt: skip
     ticks = np.unique(np.linspace(0, len(past) - 1, 6).round().astype(int))
     right.set_xticks(ticks, [f"{past[tick]:g}" for tick in ticks])
@@ -339,7 +340,8 @@ def alarms(curves: Mapping[str, Row], *, horizon: float, title: str) -> Figure:
                        label="median lead of first alarms, cycles")  # fmt: skip
     left.set(xlabel="recall of cycles near failure", ylabel="precision", xlim=(0, 1.02),
              ylim=(0, 1.05), title=f"near failure: {horizon:g} cycles or fewer")  # fmt: skip
-    right.set(xlabel="alarm below a predicted life of, cycles", ylim=(0, None))
+    right.set(xlabel="alarm below a predicted life of, cycles", ylim=(0, 105))
+    right.set_ylabel("% of engines; cycles of lead")
     legend(left, loc="lower left")
     legend(right)
     figure.suptitle(title)
