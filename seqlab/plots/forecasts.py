@@ -340,7 +340,7 @@ def alarms(curves: Mapping[str, Row], *, horizon: float, title: str) -> Figure:
                        label="median lead of first alarms, cycles")  # fmt: skip
     left.set(xlabel="recall of cycles near failure", ylabel="precision", xlim=(0, 1.02),
              ylim=(0, 1.05), title=f"near failure: {horizon:g} cycles or fewer")  # fmt: skip
-    right.set(xlabel="alarm below a predicted life of, cycles", ylim=(0, 105))
+    right.set(xlabel="alarm below a predicted life of, cycles", ylim=(0, 130))
     right.set_ylabel("% of engines; cycles of lead")
     legend(left, loc="lower left")
     legend(right)
