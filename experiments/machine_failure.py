@@ -1,9 +1,40 @@
 """When will the machine fail, and how sure can one be?
 
-python -m experiments.machine_failure                     # made-up machines, no download
-python -m experiments.machine_failure --dataset fd001     # C-MAPSS turbofan engines
-python -m experiments.machine_failure --dataset fd002 --folder CMAPSSData
-python -m experiments.machine_failure --dataset fd001 --predict my_engines.txt
+    python -m experiments.machine_failure                     # made-up machines, no download
+    python -m experiments.machine_failure --dataset fd001     # C-MAPSS turbofan engines
+    python -m experiments.machine_failure --dataset fd002 --folder CMAPSSData
+    python -m experiments.machine_failure --dataset fd001 --predict my_engines.txt
+    python -m experiments.machine_failure --predict-from RUN_DIR --predict my_engines.txt
+
+A net reads settings and sensors cycle by cycle and says at each how many cycles are left, at most
+`cap`, and how sure it is; four nets make one forecast. Engines are split whole, and scales (by
+operating regime where there are several) are those of the training engines. Judged after the last
+cycle of each test engine, against the true life capped, as is usual, *and* raw; beside a linear
+regression on the last values or on a window of 30 cycles, and gradient boosting on the window. An
+alarm is given after 3 cycles in a row with a predicted life below 30.
+
+Measured on FD001 (`--dataset fd001`, LSTM with 48 units, Gaussian head, the defaults), 100 test
+engines, cap 125:
+
+| forecast | RMSE, capped | RMSE, raw | score, capped | score, raw |
+|---|---|---|---|---|
+| LSTM | 13.83 (11.29 to 16.31) | 15.43 | 256 | 313 |
+| gradient boosting, window | 13.50 (11.00 to 15.86) | 14.66 | 299 | 331 |
+| linear, window | 17.19 (14.83 to 19.48) | 18.59 | 557 | 616 |
+| linear, last value | 20.38 (17.46 to 22.96) | 21.51 | 1134 | 1202 |
+| one life for all | 41.89 (37.35 to 46.41) | 43.03 | 32834 | 33112 |
+| LSTM, `--shuffle-labels` | 41.55 (36.88 to 46.05) | 42.67 | 33584 | 33840 |
+
+The trees' RMSE is lower than the LSTM's, by less than the band tells apart, and their score, which
+counts what is told too late, is worse. Head and dropout were chosen among four by the validation
+engines; by likelihood alone (`--beta 0 --dropout 0`) the LSTM had 15.30. Its 90 % intervals are too
+wide: they hold 96 % of the truths. Of the 25 engines that came within 30 cycles of failure 76 % had
+an alarm, none had one with more than 60 cycles to go, and the median lead was 25 cycles; the area
+under precision and recall of such cycles is 0.916 (trees 0.913). On made-up machines: RMSE 16.42,
+trees 17.37. A run takes half a minute of an idle machine, FD002 to FD004 have not been run.
+
+Figures: predicted and true life, sorted and against each other; test engines over their cycles;
+alarms; which past cycles and sensors matter (dL/dh_t, dL/dx_t); training.
 """
 
 from dataclasses import dataclass

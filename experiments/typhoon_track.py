@@ -1,9 +1,44 @@
 """Where will the typhoon go, and how sure can one be?
 
-python -m experiments.typhoon_track                       # made-up storms, no download
-python -m experiments.typhoon_track --dataset jma         # western North Pacific
-python -m experiments.typhoon_track --dataset hurdat2     # Atlantic
-python -m experiments.typhoon_track --dataset jma --predict my_track.csv
+    python -m experiments.typhoon_track                       # made-up storms, no download
+    python -m experiments.typhoon_track --dataset jma         # western North Pacific
+    python -m experiments.typhoon_track --dataset hurdat2     # Atlantic
+    python -m experiments.typhoon_track --dataset jma --predict my_track.csv
+    python -m experiments.typhoon_track --predict-from RUN_DIR --predict my_track.csv
+
+A net reads a track point by point, every 6 hours: position, motion of the last 6 hours, wind,
+pressure, date. At every point it says how far east and north the storm will be after 6, 12 ... 72
+hours, in km on the sphere, and how sure it is; four nets make one forecast. Storms are split by
+season, and neither nets nor scales nor baselines see a later one. Beside it: constant motion along
+the great circle (persistence), and a CLIPER-style ridge regression on position, motions, their
+products, wind, pressure and date. All stages of a track count, extratropical ones too: these errors
+are not an agency's verification. Bands are over whole storms.
+
+Measured on two cores (direct, GRU with 64 units, Gaussian head, the defaults), storms of 2015-2019
+after training on those to 2010; mean great-circle error in km, and skill over persistence at 24 h
+in % with its 95 % band:
+
+| `--dataset jma`, 115 storms | 6 h | 12 h | 24 h | 48 h | 72 h | skill |
+|---|---|---|---|---|---|---|
+| GRU | 42.8 | 88.2 | 194.4 | 438.8 | 680.7 | 18.8 (16.1 to 21.2) |
+| GRU, `--strategy recursive` | 43.8 | 90.2 | 199.8 | 450.5 | 702.7 | 16.5 (13.9 to 18.8) |
+| CLIPER-style regression | 44.8 | 94.8 | 214.5 | 488.3 | 748.1 | 10.3 (7.6 to 12.8) |
+| persistence, motion of 6 h | 46.1 | 101.0 | 239.2 | 591.5 | 979.5 | 0 |
+| GRU, `--shuffle-labels` | 109.0 | 213.2 | 411.0 | 779.4 | 1121.5 | -71.8 (-80.3 to -63.8) |
+
+| `--dataset hurdat2`, 82 storms | 6 h | 12 h | 24 h | 48 h | 72 h | skill |
+|---|---|---|---|---|---|---|
+| GRU | 32.3 | 77.6 | 192.0 | 463.2 | 747.8 | 13.2 (9.7 to 16.6) |
+| CLIPER-style regression | 32.2 | 79.1 | 197.6 | 479.1 | 768.8 | 10.7 (7.5 to 13.7) |
+| persistence, motion of 6 h | 34.2 | 86.3 | 221.2 | 567.2 | 977.0 | 0 |
+
+At 24 h the GRU's error is 9.4 % (7.2 to 11.4) below that of the regression on jma and 2.8 % (0.9
+to 4.8) on hurdat2, where at 6 h it is no better. Its 90 % intervals hold 89.6 and 92.6 % of the
+truths. On made-up storms: 107.6 km at 24 h, regression 110.9, persistence 139.8. A run takes a
+minute or two of an idle machine.
+
+Figures: error and skill over lead; test tracks on a map with forecast cones; coverage and width of
+intervals; which past hours matter (dL/dh_t, dL/dx_t, the latter by kind of input); training.
 """
 
 from dataclasses import dataclass, replace
@@ -181,7 +216,7 @@ def load_parts(config: Config) -> dict[str, TrackCases]:
         "train": config.train_until, "valid": config.valid_until, "test": config.test_until,
     }  # fmt: skip
     groups = split_years(years, last)
-    cases = track_cases(storms)
+    cases = track_cases([storm for storm in storms if storm.id in years])
     parts = {name: cases.of(members) for name, members in groups.items()}
     check_no_leak({name: part.ids for name, part in parts.items()})
     return parts

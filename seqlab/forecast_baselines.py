@@ -6,6 +6,7 @@ Plain numpy and scikit-learn, in float64.
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -154,10 +155,10 @@ def gradient_boosting(
     from sklearn.ensemble import HistGradientBoostingRegressor
 
     changes = np.ptp(train[0], axis=0) > 0
+    options: dict[str, Any] = {"early_stopping": False, "random_state": seed}
     model = HistGradientBoostingRegressor(
-        learning_rate=0.1, max_iter=most_trees, max_leaf_nodes=15, early_stopping=False,
-        random_state=seed,
-    )  # fmt: skip
+        learning_rate=0.1, max_iter=most_trees, max_leaf_nodes=15, **options
+    )
     # One thread: on a busy machine those of OpenMP wait for each other, minutes for seconds' work.
     with threadpoolctl.threadpool_limits(limits=1, user_api="openmp"):
         model.fit(train[0][:, changes], train[1])

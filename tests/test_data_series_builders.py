@@ -39,13 +39,16 @@ def put(tmp_path, name, **texts):
 
 def test_tracks_come_back_as_they_were_read(tmp_path):
     """To the last bit: 8.8 degrees are not 8.800000190734863."""
-    later = JMA_CSV.replace("66666,305,", "66666,1505,").replace("30101", "150101")
-    later = later.split("66666,5101")[0].removeprefix("A,B,C,D,E,F,G,H,I,J,K,\r\n")
-    put(tmp_path, "jma_best_track", bst_all__csv=JMA_CSV + later)
+    one = JMA_CSV.split("66666,5101")[0].removeprefix("A,B,C,D,E,F,G,H,I,J,K,\r\n")
+    later = [
+        one.replace("66666,305,", f"66666,{year}05,").replace("30101", f"{year}0101")
+        for year in (12, 15)
+    ]
+    put(tmp_path, "jma_best_track", bst_all__csv=JMA_CSV + "".join(later))
     found = forecasting.load_storms("jma")
     path = tmp_path / "mirror" / "jma_best_track" / "bst_all.csv"
     read = list(tracks.read_storms(path))
-    assert [storm.id for storm in found] == ["200305", "195101", "201505"]
+    assert [storm.id for storm in found] == ["200305", "195101", "201205", "201505"]
     for one, other in zip(found, read, strict=True):
         assert (one.name, one.year) == (other.name, other.year)
         for field in ("times", "lat", "lon", "wind_kt", "pressure_hpa"):

@@ -121,7 +121,7 @@ def test_a_track_of_ones_own(tmp_path):
         ("", " is empty"),
         ("hello\n", ", line 1: no known format"),
         (JMA.replace("087", "0x7"), ", line 2: latitude is '0x7', expected a whole number"),
-        (JMA.replace("15011300", "14011300"), ", line 2: time is '14011300', of another"),
+        (JMA.replace("15011300", "13011300"), ", line 2: time is '13011300', of another"),
         (JMA.replace(" 087", " 987"), ", line 2: latitude is 98.7, expected -90 to 90"),
         (JMA.replace("15011300", "15013300"), ", line 2: time is '2015013300', expected a date"),
         (JMA.replace("15011306", "15011300"), ", line 3: storm 201501: time 2015-01-13T00"),

@@ -45,6 +45,7 @@ ALLOWED = {
     "forecasts": {"metrics"},
     "forecast_baselines": {"forecasts", "geodesy"},
     "heads": {"types", "losses", "forecasts"},
+    "saved_nets": {"types", "files"},
     "baselines": set(),
     "runlog": {"writers", "files"},
     "plots": {"runlog"},

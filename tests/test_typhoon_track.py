@@ -41,7 +41,8 @@ def finished(tmp_path_factory):
     """A quick run that also forecasts a track of the southern hemisphere over the date line."""
     folder = tmp_path_factory.mktemp("typhoon")
     (folder / "track.csv").write_text(TRACK)
-    flags = ("--quick", "--cell", "rnn", "--window", "8", "--predict", str(folder / "track.csv"))
+    flags = ("--quick", "--cell", "rnn", "--window", "8", "--num-epochs", "2", "--num-nets", "1",
+             "--predict", str(folder / "track.csv"))  # fmt: skip
     return read_run(main(study.Config, study.run, argv=[*flags, "--out", str(folder / "run")]))
 
 

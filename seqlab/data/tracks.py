@@ -308,7 +308,7 @@ def _jma_row(lines: _Lines, line: str, points: _Points) -> None:
     time = time.zfill(8)
     if len(time) > 8 or not time.isdigit():
         lines.fail(f"time is {time!r}, expected yymmddhh")
-    if not 0 <= _century(int(time[:2])) - points.year <= 1:
+    if abs(_century(int(time[:2])) - points.year) > 1:  # some begin in the last days of December
         lines.fail(f"time is {time!r}, of another year than storm {points.id}")
     points.add(
         lines.time(f"{_century(int(time[:2]))}{time[2:]}", "%Y%m%d%H"),
