@@ -3,51 +3,34 @@
     python -m experiments.machine_failure                     # made-up machines, no download
     python -m experiments.machine_failure --dataset fd001     # C-MAPSS turbofan engines
     python -m experiments.machine_failure --dataset fd002 --folder CMAPSSData
-    python -m experiments.machine_failure --dataset fd001 --predict my_engines.txt
-    python -m experiments.machine_failure --predict-from RUN_DIR --predict my_engines.txt
+    python -m experiments.machine_failure --from-run RUN --predict my_engines.txt
 
 A net reads settings and sensors cycle by cycle and says at each how many cycles are left, at most
 `cap`, and how sure it is; four nets make one forecast. Engines are split whole, and scales (by
 operating regime where there are several) are those of the training engines. Judged after the last
 cycle of each test engine, against the true life capped, as is usual, *and* raw; beside a linear
 regression on the last values or on a window of 30 cycles, and gradient boosting on the window. An
-alarm is given after 3 cycles in a row with a predicted life below 30.
+alarm is given after 3 cycles in a row with a predicted life below 30; beside it, for single cycles,
+logistic regression on the window. With `--shuffle-labels` lives are dealt out at random, and the
+skill is gone.
 
-Measured on FD001 (`--dataset fd001`, LSTM with 48 units, Gaussian head, the defaults), 100 test
-engines, cap 125:
-
-| forecast | RMSE, capped | RMSE, raw | score, capped | score, raw |
-|---|---|---|---|---|
-| LSTM | 13.83 (11.29 to 16.31) | 15.43 | 256 | 313 |
-| gradient boosting, window | 13.50 (11.00 to 15.86) | 14.66 | 299 | 331 |
-| linear, window | 17.19 (14.83 to 19.48) | 18.59 | 557 | 616 |
-| linear, last value | 20.38 (17.46 to 22.96) | 21.51 | 1134 | 1202 |
-| one life for all | 41.89 (37.35 to 46.41) | 43.03 | 32834 | 33112 |
-| LSTM, `--shuffle-labels` | 41.55 (36.88 to 46.05) | 42.67 | 33584 | 33840 |
-
-The trees' RMSE is lower than the LSTM's, by less than the band tells apart, and their score, which
-counts what is told too late, is worse. Head and dropout were chosen among four by the validation
-engines; by likelihood alone (`--beta 0 --dropout 0`) the LSTM had 15.30. Its 90 % intervals are too
-wide: they hold 96 % of the truths. Of the 25 engines that came within 30 cycles of failure 76 % had
-an alarm, none had one with more than 60 cycles to go, and the median lead was 25 cycles; the area
-under precision and recall of such cycles is 0.916 (trees 0.913). On made-up machines: RMSE 16.42,
-trees 17.37. A run takes half a minute of an idle machine, FD002 to FD004 have not been run.
+`--predict` tells the remaining life of every engine of a file in the format of C-MAPSS (26 columns,
+nan where missing), or of standard input (-): a line an engine. Killed or stopped, a run goes on to
+the same numbers with the same command and `--out`. Minutes on two cores.
 
 Figures: predicted and true life, sorted and against each other; test engines over their cycles;
 alarms; which past cycles and sensors matter (dL/dh_t, dL/dx_t); training.
 """
 
+import sys
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 from seqlab import plots
+from seqlab.alarms import alarm_cycles, judge_alarms
 from seqlab.cells.lookup import make_cell
 from seqlab.cli import config_of, main
 from seqlab.data.checks import check_at_least, check_positive
@@ -59,47 +42,64 @@ from seqlab.data.engine_cases import (
 )
 from seqlab.data.engines import NUM_SENSORS, NUM_SETTINGS, read_engines
 from seqlab.data.forecasting import load_engines
-from seqlab.data.groups import Scaler, check_no_leak, split_groups
-from seqlab.data.windows import Answered, Batches
-from seqlab.ensemble import map_nets, stacked, train_epochs
+from seqlab.data.groups import check_no_leak, split_groups
+from seqlab.data.windows import Answered
 from seqlab.errors import InputError
-from seqlab.forecast_baselines import best_ridge, gradient_boosting, window_features
+from seqlab.forecast_baselines import best_ridge, gradient_boosting, logistic, window_features
+from seqlab.forecaster import Forecaster, Plan, load_forecaster, look_back, train_forecaster
 from seqlab.forecasts import Prediction, coverage, phm08_score, rmse
-from seqlab.gradflow.taps import log_norm_over_time, zero_taps
-from seqlab.heads import HEADS, GaussianHead, Head
-from seqlab.losses import masked_mean
+from seqlab.heads import HEADS, GaussianHead
 from seqlab.metrics import bootstrap
 from seqlab.models.functional import functional
 from seqlab.models.recurrent import ManyToMany, ManyToOne
-from seqlab.runlog import RunLog, read_record, read_run
-from seqlab.saved_nets import load_nets, save_nets
-from seqlab.train import fresh_state, learning_rate_schedule, make_train_step
+from seqlab.runlog import RunLog, read_run
+from seqlab.types import Params
 
-NETS = "nets.npz"
 KINDS = {
     "settings": range(NUM_SETTINGS),
     **{f"sensor {i + 1}": (NUM_SETTINGS + i,) for i in range(NUM_SENSORS)},
 }
+WINDOWS_AN_ENGINE = 50  # that an update reads in place of an engine
+NUM_PROBED = 256  # windows whose gradients are measured
 FALSE_ALARM_RATE = 0.01  # of cycles that are not near failure, at which recall is told
 NUM_SHOWN = 8  # engines drawn over their lives
-PUBLISHED = (  # FD001, test RMSE and PHM08 score, capped targets; shared notes, second hand
-    ("MLP (Babu et al., 2016)", 37.56, 1.80e4),
-    ("CNN (Babu et al., 2016)", 18.45, 1287.0),
-    ("LSTM (Zheng et al., 2017)", 16.14, 338.0),
-    ("DCNN (Li et al., 2018)", 12.61, 274.0),
-)
+PUBLISHED = {  # test RMSE and PHM08 score, capped targets; second hand
+    "fd001": (
+        ("MLP (Babu et al., 2016)", 37.56, 1.80e4),
+        ("CNN (Babu et al., 2016)", 18.45, 1287.0),
+        ("LSTM (Zheng et al., 2017)", 16.14, 338.0),
+        ("DCNN (Li et al., 2018)", 12.61, 274.0),
+    ),
+    "fd002": (
+        ("CNN (Babu et al., 2016)", 30.29, None),
+        ("LSTM (Zheng et al., 2017)", 24.49, 4450.0),
+        ("DCNN (Li et al., 2018)", 22.36, 10412.0),
+    ),
+    "fd003": (
+        ("CNN (Babu et al., 2016)", 19.82, None),
+        ("LSTM (Zheng et al., 2017)", 16.18, None),
+        ("DCNN (Li et al., 2018)", 12.64, None),
+    ),
+    "fd004": (
+        ("CNN (Babu et al., 2016)", 29.16, None),
+        ("LSTM (Zheng et al., 2017)", 28.17, 5550.0),
+        ("DCNN (Li et al., 2018)", 23.31, 12466.0),
+    ),
+}
 
 
 @dataclass(frozen=True)
 class Config:
     """Remaining useful life with baselines, alarms, bands over engines, gradients over the past."""
 
+    may_change: ClassVar = ("save_every",)
+
     dataset: Literal["simulated", "simulated-regimes", "fd001", "fd002", "fd003", "fd004"] = (
         "simulated"
     )
     """which machines"""
     folder: Path | None = None
-    """that holds the files of the subset; fd001 is fetched without it"""
+    """that holds the files of the subset, which are fetched without it"""
     cell: str = "lstm"
     """name of a cell, or package.module:Class"""
     shape: Literal["many-to-many", "many-to-one"] = "many-to-many"
@@ -138,16 +138,17 @@ class Config:
     """cycles in a row that it takes"""
     shuffle_labels: bool = False
     """a control: what is to be told is dealt out at random, and the skill must be gone"""
-    predict: Path | None = None
-    """tell the remaining life of the engines of a file, 26 columns as in C-MAPSS, after training"""
-    predict_from: Path | None = None
-    """take the nets of an earlier run for that instead of training"""
+    log_every: int = 20
+    """updates between lines of the log"""
+    save_every: int = 500
+    """updates between checkpoints"""
     seed: int = 0
 
     def __post_init__(self):
         """Raises `InputError` for what cannot be run."""
         for field in ("window", "crop", "hidden_size", "num_nets", "num_epochs", "batch_size",
-                      "near_cycles", "alarm_cycles", "num_trees"):  # fmt: skip
+                      "near_cycles", "alarm_cycles", "num_trees", "log_every",
+                      "save_every"):  # fmt: skip
             check_at_least(getattr(self, field), 1, field)
         check_at_least(self.seed, 0, "seed")
         for field in ("learning_rate", "clip_norm", "cap", "valid_share"):
@@ -161,8 +162,6 @@ class Config:
         if self.near_cycles >= self.cap:
             raise InputError(f"near_cycles is {self.near_cycles}, not below the cap of {self.cap}")
         make_cell(self.cell, self.hidden_size, num_steps=self.window)
-        if self.predict_from is not None and self.predict is None:
-            raise InputError("predict_from is read with --predict FILE")
 
     @classmethod
     def quick(cls):
@@ -170,37 +169,29 @@ class Config:
         return cls(hidden_size=12, num_nets=2, num_epochs=2, crop=60, num_trees=10)
 
 
-class Trained(NamedTuple):
-    """Nets and the scales they were trained with: params [N, ...] of N nets."""
+class Nets(NamedTuple):
+    """Trained nets, leaves [N, ...], and the scales they were trained with."""
 
-    params: Any
+    params: Params
     scaler: EngineScaler
 
 
 def run(config: Config, log: RunLog) -> None:
-    """Trains, tests beside the baselines, measures alarms and gradients, and forecasts a file."""
-    asked = to_predict(config.predict)  # before the training, not after it
-    if config.predict_from is not None:
-        earlier = config_of(Config, read_record(config.predict_from), config.predict_from)
-        trained = load(earlier, config.predict_from / NETS)
-        predict(earlier, trained, config.predict, asked, log)
-        log.finish(predicted=str(config.predict), nets=str(config.predict_from))
-        return
+    """Trains, tests beside the baselines, measures alarms and gradients over the past."""
     parts = load_parts(config)
     for name, part in parts.items():
-        log.write(step=0, result="part", split=name, engines=len(part),
+        log.write(step=0, result="part", part=name, engines=len(part),
                   cycles=np.sum(part.is_real))  # fmt: skip
-    trained = train(config, parts, log)
-    save_nets(log.path / NETS, trained.params, scales(trained.scaler))
+    nets, training = train(config, parts, log)
     test = parts["test"]
-    prediction = forecast(config, trained, test)
-    others = baselines(config, trained, parts)
-    figures = judge(config, test, prediction, others, log)
-    figures |= judge_alarms(config, test, prediction, others, log)
-    past_cycles(config, trained, test, log)
-    if asked is not None:
-        predict(config, trained, config.predict, asked, log)
-    log.finish(**figures)
+    data = {name: answered(config, nets.scaler, part) for name, part in parts.items()}
+    prediction = forecast(config, nets, test)
+    said = {f"{config.cell}, {config.head}": prediction.mean, **baselines(config, data)}
+    figures = judge(config, test, prediction, said, log)
+    figures |= judge_failures(config, test, said, failure_odds(config, parts, data), log)
+    show_engines(config, test, prediction, log)
+    past_cycles(config, nets, test, data["test"], log)
+    log.finish(**training, **figures, num_regimes=len(nets.scaler.regimes))
 
 
 # Data.
@@ -228,125 +219,61 @@ def answered(config: Config, scaler: EngineScaler, cases: EngineCases) -> Answer
     )
 
 
-def scales(scaler: EngineScaler) -> dict[str, np.ndarray]:
-    """The scalers' numbers, to be saved."""
-    return {
-        "regimes": scaler.regimes,
-        **{
-            f"{name}_{field}": getattr(getattr(scaler, name), field)
-            for name in ("settings", "sensors")
-            for field in ("mean", "std", "is_constant")
-        },
-    }
-
-
-def load(config: Config, path: Path) -> Trained:
-    """What an earlier run has saved."""
-    model = make_model(config)
-    like = jax.eval_shape(jax.vmap(model.init), jax.random.split(jax.random.key(0), 1))
-    params, arrays = load_nets(path, like)
-
-    def scaler(name):
-        mean, std, is_constant = (arrays[f"{name}_{f}"] for f in ("mean", "std", "is_constant"))
-        return Scaler(mean, std, frozenset(), is_constant)
-
-    return Trained(params, EngineScaler(arrays["regimes"], scaler("settings"), scaler("sensors")))
-
-
 # Training.
 
 
-def head_of(config: Config) -> Head:
-    """What is said of the remaining life."""
-    return GaussianHead(config.beta) if config.head == "gaussian" else HEADS[config.head]
-
-
-def make_model(config):
-    """The model as pure functions."""
-    return functional(
-        ManyToMany if config.shape == "many-to-many" else ManyToOne,
+def make_forecaster(config: Config) -> Forecaster:
+    """Settings and sensors in; what the head says of the remaining life out."""
+    is_aligned = config.shape == "many-to-many"
+    head = GaussianHead(config.beta) if config.head == "gaussian" else HEADS[config.head]
+    model = functional(
+        ManyToMany if is_aligned else ManyToOne,
         make_cell(config.cell, config.hidden_size, num_steps=config.window),
         input_size=NUM_SETTINGS + NUM_SENSORS,
-        output_size=head_of(config).output_size(1),
+        output_size=head.output_size(1),
         drop_features=config.dropout,
     )
+    return Forecaster(model, head, None if is_aligned else config.window)
 
 
-def batches(config: Config, data: Answered, seed: int) -> Batches:
-    """One net's batches: of crops of engines, or of windows."""
-    if config.shape == "many-to-many":
-        return Batches(data, config.batch_size, crop=config.crop, seed=seed)
-    return Batches(data, 50 * config.batch_size, window=config.window, seed=seed)
+def make_plan(config: Config) -> Plan:
+    """How the nets are trained."""
+    rows = 1 if config.shape == "many-to-many" else WINDOWS_AN_ENGINE
+    return Plan.of(config, batch_size=rows * config.batch_size)
 
 
-def train(config: Config, parts: dict[str, EngineCases], log: RunLog) -> Trained:
-    """Nets side by side, each as it was after its best epoch in validation."""
+def train(
+    config: Config, parts: dict[str, EngineCases], log: RunLog
+) -> tuple[Nets, dict[str, Any]]:
+    """Nets at their best, and figures of their training."""
     scaler = fit_engine_scaler("train", parts["train"])
     for each in (scaler.settings, scaler.sensors):
         check_no_leak({name: part.ids for name, part in parts.items()}, each)
-    model, head = make_model(config), head_of(config)
-
-    def loss_fn(params, batch, key):
-        logits = model.apply(params, batch["xs"], batch["mask"], key=key).logits
-        return masked_mean(head.losses(logits, batch["targets"]), batch["is_known"]), {}
-
     data = {name: answered(config, scaler, parts[name]) for name in ("train", "valid")}
     if config.shuffle_labels:
         known = data["train"].is_known
         rng = np.random.default_rng([config.seed, 1])
         data["train"].targets[known] = rng.permutation(data["train"].targets[known])
-    readers = [
-        batches(config, data["train"], config.num_nets * config.seed + net)
-        for net in range(config.num_nets)
-    ]
-    per_epoch = readers[0].per_epoch
-    num_updates = config.num_epochs * per_epoch
-    rate = learning_rate_schedule("cosine", config.learning_rate, num_steps=num_updates, final=0.01)
-    step = make_train_step(loss_fn, optax.adam(rate), clip_norm=config.clip_norm)
-    keys = jax.random.split(jax.random.key(config.seed), config.num_nets)
-    state = jax.vmap(lambda key: fresh_state(model.init, step.optimizer, key))(keys)
-    valid = batches(config, data["valid"], 0)
-    seen = [stacked([batch] * config.num_nets) for batch in islice(valid, valid.per_epoch)]
-    valid_loss = map_nets(lambda params, batch: loss_fn(params, batch, None)[0], config.num_nets)
-    epoch = None
-    for epoch in log.progress(
-        train_epochs(
-            step,
-            state,
-            map(stacked, zip(*readers, strict=True)),
-            lambda params: np.mean([valid_loss(params, batch) for batch in seen], axis=0),
-            per_epoch=per_epoch,
-            num_epochs=config.num_epochs,
-        ),
-        total=config.num_epochs,
-        description="epochs",
-    ):
-        log.write(step=epoch.step, epoch=epoch.epoch, train_loss=epoch.train_loss,
-                  valid_loss=epoch.valid_loss)  # fmt: skip
-    assert epoch is not None
-    return Trained(epoch.best, scaler)
+    params, figures = train_forecaster(
+        log, make_forecaster(config), make_plan(config), data, {"scales": scaler.to_json()}
+    )
+    return Nets(params, scaler), figures
+
+
+def load(path: Path) -> tuple[Config, Nets]:
+    """Config and nets of a finished run."""
+    config = config_of(Config, read_run(path).record, path)
+    params, files = load_forecaster(path, make_forecaster(config), make_plan(config), ("scales",))
+    return config, Nets(params, EngineScaler.from_json(files["scales"]))
 
 
 # Forecasts.
 
 
-def forecast(config: Config, trained: Trained, cases: EngineCases) -> Prediction:
+def forecast(config: Config, nets: Nets, cases: EngineCases) -> Prediction:
     """Remaining life after every cycle, in cycles, [N, T]."""
-    model, head = make_model(config), head_of(config)
-    data = answered(config, trained.scaler, cases)
-    apply = jax.jit(jax.vmap(lambda p, xs, mask: model.apply(p, xs, mask).logits, (0, None, None)))
-    if config.shape == "many-to-many":
-        logits = np.asarray(apply(trained.params, data.xs, data.is_real))
-    else:
-        rows = np.argwhere(cases.is_real)
-        found = [
-            np.asarray(apply(trained.params, *data.windows(some, config.window)))
-            for some in np.array_split(rows, -(-len(rows) // 4096))
-        ]
-        found = np.concatenate(found, axis=1)
-        logits = np.zeros((len(found), *cases.is_real.shape, found.shape[-1]), np.float32)
-        logits[:, rows[:, 0], rows[:, 1]] = found
-    said = head.predict(logits).rescaled(config.cap)
+    data = answered(config, nets.scaler, cases)
+    said = make_forecaster(config).predict(nets.params, data).rescaled(config.cap)
     return Prediction(
         np.maximum(said.mean[..., 0], 0.0),
         None if said.std is None else said.std[..., 0],
@@ -355,53 +282,74 @@ def forecast(config: Config, trained: Trained, cases: EngineCases) -> Prediction
     )
 
 
-def baselines(config: Config, trained: Trained, parts) -> dict[str, np.ndarray]:
+def baselines(config: Config, data: dict[str, Answered]) -> dict[str, np.ndarray]:
     """Remaining life after every cycle of the test part by each baseline, cycles, [N, T]."""
-    data = {name: answered(config, trained.scaler, part) for name, part in parts.items()}
-    rows = {name: np.argwhere(each.is_real) for name, each in data.items()}
     last = {name: each.xs[each.is_real].astype(float) for name, each in data.items()}
-    features = {
-        name: window_features(*each.windows(rows[name], config.window))
-        for name, each in data.items()
-    }
+    features = {name: of_windows(config, each) for name, each in data.items()}
     targets = {name: config.cap * each.targets[each.is_real][:, 0] for name, each in data.items()}
+    is_known = {name: each.is_known[each.is_real][:, 0] for name, each in data.items()}
 
     def pairs(predictors):
         return [
-            (predictors[name][keep], targets[name][keep])
+            (predictors[name][is_known[name]], targets[name][is_known[name]])
             for name in ("train", "valid")
-            for keep in [data[name].is_known[data[name].is_real][:, 0]]
         ]
 
-    def column(values):
-        return [(predictors, each[:, None]) for predictors, each in pairs(values)]
+    def columns(predictors):
+        return [(xs, ys[:, None]) for xs, ys in pairs(predictors)]
 
+    trees = gradient_boosting(*pairs(features), most_trees=config.num_trees, seed=config.seed)
+    mean_life = np.mean(targets["train"][is_known["train"]])
     found = {
-        "mean life": np.full(len(rows["test"]), np.mean(pairs(last)[0][1])),
-        "linear, last value": best_ridge(*column(last))(last["test"])[:, 0],
-        "linear, window": best_ridge(*column(features))(features["test"])[:, 0],
-        "gradient boosting, window": gradient_boosting(
-            *pairs(features), most_trees=config.num_trees, seed=config.seed
-        )(features["test"]),
+        "mean life": np.full(len(last["test"]), mean_life),
+        "linear, last value": best_ridge(*columns(last))(last["test"])[:, 0],
+        "linear, window": best_ridge(*columns(features))(features["test"])[:, 0],
+        "gradient boosting, window": trees(features["test"]),
     }
-    placed = {}
-    for name, values in found.items():
-        placed[name] = np.full(parts["test"].is_real.shape, np.nan)
-        placed[name][parts["test"].is_real] = np.clip(values, 0.0, config.cap)
-    return placed
+    return {
+        name: placed(data["test"], np.clip(values, 0.0, config.cap))
+        for name, values in found.items()
+    }
+
+
+def failure_odds(config: Config, parts, data: dict[str, Answered]) -> np.ndarray | None:
+    """Log odds of a failure within `near_cycles` after every cycle of the test part, [N, T].
+
+    By logistic regression on the window; None where the training cycles are all near or all far.
+    """
+    pairs = []
+    for name in ("train", "valid"):
+        life = parts[name].life[data[name].is_real]
+        is_known = ~np.isnan(life)
+        labels = life[is_known] <= config.near_cycles
+        pairs.append((of_windows(config, data[name])[is_known], labels))
+    if len(np.unique(pairs[0][1])) < 2:
+        return None
+    return placed(data["test"], logistic(*pairs)(of_windows(config, data["test"])))
+
+
+def of_windows(config: Config, data: Answered) -> np.ndarray:
+    """Features of the window up to every cycle, [cycles, P]."""
+    return window_features(*data.windows(np.argwhere(data.is_real), config.window))
+
+
+def placed(data: Answered, values: np.ndarray) -> np.ndarray:
+    """A number for every cycle there is as [N, T], NaN where there is none."""
+    found = np.full(data.is_real.shape, np.nan)
+    found[data.is_real] = values
+    return found
 
 
 # Judging.
 
 
-def judge(config, test, prediction, others, log) -> dict[str, Any]:
+def judge(config, test, prediction, said, log) -> dict[str, Any]:
     """The table of the last cycle of each test engine, and the figures of the summary."""
     at = test.last
     true = test.life[at]
     is_known = ~np.isnan(true)
     true, capped = true[is_known], np.minimum(true[is_known], config.cap)
-    label = f"{config.cell}, {config.head}"
-    said = {label: prediction.mean, **others}
+    label = next(iter(said))  # of the nets
     rows, figures = [], {}
     for name, values in said.items():
         found = values[at][is_known]
@@ -422,7 +370,7 @@ def judge(config, test, prediction, others, log) -> dict[str, Any]:
             f"{prefix}rul_score": phm08_score(found, capped),
             f"{prefix}rul_score_raw": phm08_score(found, true),
         }
-    trees = others["gradient boosting, window"][at][is_known]
+    trees = said["gradient boosting, window"][at][is_known]
     over = bootstrap(np.stack([np.square(prediction.mean[at][is_known] - capped),
                                np.square(trees - capped)], axis=1), _skill)  # fmt: skip
     for edge, value in zip(("", "_low", "_high"), over, strict=True):
@@ -447,9 +395,11 @@ def judge(config, test, prediction, others, log) -> dict[str, Any]:
                   **{name: values[row, step] for name, values in spread.items()})  # fmt: skip
     title = f"{config.dataset}: last cycle of {len(true)} test engines, cap {config.cap:g} cycles"
     log.table(f"{title}; 95 % band over engines", rows)
-    if config.dataset == "fd001":
-        rows = [dict(zip(("model", "RMSE", "score"), row, strict=True)) for row in PUBLISHED]
-        log.table("published for FD001, with caps of 125 or 130 (second hand)", rows)
+    if config.dataset in PUBLISHED:
+        names = ("model", "RMSE", "score")
+        rows = [dict(zip(names, row, strict=True)) for row in PUBLISHED[config.dataset]]
+        name = config.dataset.upper()
+        log.table(f"published for {name}, with caps of 125 or 130 (second hand)", rows)
     return {**figures, "num_test_engines": len(true), "cell": config.cell}
 
 
@@ -462,12 +412,10 @@ def _skill(values, axis):
     return 1.0 - own / other
 
 
-def judge_alarms(config, test, prediction, others, log) -> dict[str, Any]:
-    """How well nearing failure is told: by cycle, and by the first alarm of an engine.
+def judge_failures(config, test, said, odds, log) -> dict[str, Any]:
+    """How well nearing failure is told: cycle by cycle, and by the first alarm of an engine.
 
-    A cycle is near failure with `near_cycles` or fewer to go. An alarm is given after
-    `alarm_cycles` in a row with a predicted life below a threshold; it is too early with more than
-    twice `near_cycles` to go.
+    A cycle is near failure with `near_cycles` or fewer to go.
     """
     from sklearn.metrics import average_precision_score, precision_recall_curve, roc_curve
 
@@ -476,43 +424,54 @@ def judge_alarms(config, test, prediction, others, log) -> dict[str, Any]:
     if near.all() or not near.any():
         log.note("all cycles of the test part are near failure, or none: no figures of alarms")
         return {}
-    label = f"{config.cell}, {config.head}"
+    label = next(iter(said))
+    danger = {name: -lives for name, lives in said.items() if name != "mean life"}
+    if odds is not None:
+        danger["logistic, window"] = odds
     figures: dict[str, Any] = {}
-    said = {label: prediction.mean, **{n: v for n, v in others.items() if n != "mean life"}}
     rows = []
-    for name, values in said.items():
-        danger = -values[is_known]
-        precision, recall, _ = precision_recall_curve(near, danger)
-        false_rate, true_rate, _ = roc_curve(near, danger)
+    for name, values in danger.items():
+        precision, recall, _ = precision_recall_curve(near, values[is_known])
+        false_rate, true_rate, _ = roc_curve(near, values[is_known])
         caught = float(true_rate[false_rate <= FALSE_ALARM_RATE].max())
-        area = float(average_precision_score(near, danger))
-        thresholds = np.arange(5, int(min(2 * config.near_cycles, config.cap)) + 1, 5)
-        found = [first_alarms(config, test, values, threshold) for threshold in thresholds]
+        area = float(average_precision_score(near, values[is_known]))
+        row = {"forecast": name, "area under precision-recall": area,
+               f"recall at {FALSE_ALARM_RATE:.0%} false alarms": caught}  # fmt: skip
         thin = np.unique(np.linspace(0, len(recall) - 1, 200).astype(int))
-        log.write(step=0, result="alarms", forecast=name, recall=recall[thin],
-                  precision=precision[thin], average_precision=area, thresholds=thresholds,
-                  detected=[each["detected"] for each in found],
-                  false_alarms=[each["false_alarms"] for each in found],
-                  lead_cycles=[each["lead_cycles"] for each in found])  # fmt: skip
-        own = first_alarms(config, test, values, config.near_cycles)
-        rows.append({
-            "forecast": name,
-            "area under precision-recall": area,
-            f"recall at {FALSE_ALARM_RATE:.0%} false alarms": caught,
-            "engines near failure with alarm": own["detected"],
-            "engines alarmed too early": own["false_alarms"],
-            "median lead, cycles": own["lead_cycles"],
-        })  # fmt: skip
-        if name == label:
-            figures = {
-                "failure_average_precision": area, "failure_recall_at_1_percent": caught,
-                "alarm_detected_share": own["detected"],
-                "alarm_too_early_share": own["false_alarms"],
-                "alarm_lead_cycles": own["lead_cycles"],
-            }  # fmt: skip
-    log.table(f"failure within {config.near_cycles} cycles, by predicted life", rows)
+        curve: dict[str, Any] = {"recall": recall[thin], "precision": precision[thin]}
+        if name in said:
+            thresholds = np.arange(5, int(min(2 * config.near_cycles, config.cap)) + 1, 5)
+            found = [first_alarms(config, test, said[name], each) for each in thresholds.tolist()]
+            curve |= {"thresholds": thresholds,
+                      **{field: [getattr(each, field) for each in found]
+                         for field in found[0]._fields}}  # fmt: skip
+            own = first_alarms(config, test, said[name], config.near_cycles)
+            row |= {"engines near failure with alarm": own.detected,
+                    "engines alarmed too early": own.false_alarms,
+                    "median lead, cycles": own.lead_cycles}  # fmt: skip
+            if name == label:
+                figures = {
+                    "failure_average_precision": area, "failure_recall_at_1_percent": caught,
+                    "alarm_detected_share": own.detected,
+                    "alarm_too_early_share": own.false_alarms,
+                    "alarm_lead_cycles": own.lead_cycles,
+                }  # fmt: skip
+        log.write(step=0, result="alarms", forecast=name, average_precision=area, **curve)
+        rows.append(row)
+    log.table(f"failure within {config.near_cycles} cycles", rows)
+    return figures
+
+
+def first_alarms(config, cases, lives, threshold):
+    """How good the first alarms below a threshold are."""
+    cycles = alarm_cycles(lives, cases.is_real, threshold, config.alarm_cycles)
+    return judge_alarms(cycles, cases.life, cases.last[1], config.near_cycles)
+
+
+def show_engines(config, test, prediction, log) -> None:
+    """Writes the course of some test engines, from those that came nearest to failure on."""
     low, high = prediction.interval(0.9) if prediction.is_probabilistic else (None, None)
-    alarms = alarm_cycles(config, test, prediction.mean, config.near_cycles)
+    alarms = alarm_cycles(prediction.mean, test.is_real, config.near_cycles, config.alarm_cycles)
     ends = np.argsort(test.life[test.last], kind="stable")
     shown = ends[np.linspace(0, len(ends) - 1, min(NUM_SHOWN, len(ends))).astype(int)]
     for row in shown.tolist():
@@ -521,102 +480,50 @@ def judge_alarms(config, test, prediction, others, log) -> dict[str, Any]:
                                          "high": high[row, real]}  # fmt: skip
         log.write(step=0, result="course", engine=test.ids[row], true=test.life[row, real],
                   predicted=prediction.mean[row, real], alarm=alarms[row], **spread)  # fmt: skip
-    return figures
 
 
-def alarm_cycles(config, cases, lives, threshold) -> np.ndarray:
-    """The cycle of each engine's first alarm, from 1, [N]; 0 where there is none."""
-    below = (np.where(cases.is_real, lives, np.inf) < threshold).astype(int)
-    in_a_row = np.cumsum(below, axis=1)
-    in_a_row[:, config.alarm_cycles :] -= in_a_row[:, : -config.alarm_cycles].copy()
-    is_alarm = in_a_row >= config.alarm_cycles
-    return np.where(is_alarm.any(axis=1), is_alarm.argmax(axis=1) + 1, 0)
-
-
-def first_alarms(config, cases, lives, threshold) -> dict[str, float]:
-    """Shares of engines with alarm and of those alarmed too early, and the median lead in cycles.
-
-    Engines that came near failure in their record count for `detected`; lead is the true remaining
-    life at the alarm, over all engines with one.
-    """
-    cycle = alarm_cycles(config, cases, lives, threshold)
-    rows, ends = cases.last
-    came_near = cases.life[rows, ends] <= config.near_cycles
-    has_alarm = cycle > 0
-    lead = cases.life[rows, np.maximum(cycle - 1, 0)]
-    too_early = has_alarm & (lead > 2 * config.near_cycles)
-    return {
-        "detected": float(np.mean(has_alarm[came_near])) if came_near.any() else float("nan"),
-        "false_alarms": float(np.mean(too_early)),
-        "lead_cycles": float(np.median(lead[has_alarm])) if has_alarm.any() else float("nan"),
-    }
-
-
-def past_cycles(config, trained, test, log) -> None:
+def past_cycles(config, nets, test, data, log) -> None:
     """dL/dx_t and dL/dcarry_t over a window, L the squared error of the life after its last."""
-    model, head = make_model(config), head_of(config)
-    data = answered(config, trained.scaler, test)
     rows = np.argwhere(data.is_known[..., 0])
-    mask = rows[:, 1] >= config.window - 1
+    is_whole = rows[:, 1] >= config.window - 1
     # Where life is below the cap: above it nothing has to be read.
-    mask &= test.life[rows[:, 0], rows[:, 1]] < config.cap
-    whole = rows[mask]
+    whole = rows[is_whole & (test.life[rows[:, 0], rows[:, 1]] < config.cap)]
     if not len(whole):
         log.note(f"no test engine has {config.window} cycles below the cap: no gradients")
         return
-    chosen = whole[np.linspace(0, len(whole) - 1, min(len(whole), 256)).astype(int)]
-    batch = jnp.asarray(data.windows(chosen, config.window)[0])
-    answers = jnp.asarray(data.targets[chosen[:, 0], chosen[:, 1]])
-
-    @jax.jit
-    @jax.vmap
-    def gradients(params):
-        def loss(taps, xs):
-            logits = model.apply(params, xs, taps=taps).logits
-            logits = logits[..., -1, :] if config.shape == "many-to-many" else logits
-            return jnp.sum(jnp.square(head.best(logits) - answers))
-
-        taps, inputs = jax.grad(loss, argnums=(0, 1))(zero_taps(model.apply, params, batch), batch)
-        return log_norm_over_time(taps["rnn"]), inputs
-
-    carries, inputs = (np.asarray(each) for each in gradients(trained.params))
-    # What never changed in training is told to no net, though it has weights.
-    scaler = trained.scaler
-    inputs = inputs * ~np.concatenate([scaler.settings.is_constant, scaler.sensors.is_constant])
-    fields = {"cycles": np.arange(config.window)[::-1], "sequences": len(chosen)}
-    write_band(log, carries, probe="carry", **fields)
-    with np.errstate(divide="ignore"):
-        write_band(log, np.log(np.linalg.norm(inputs, axis=-1)), probe="input", **fields)
-    for name, members in KINDS.items():
-        size = np.median(np.linalg.norm(inputs[..., list(members)], axis=-1), axis=(0, 1))
-        log.write(step=0, probe="group", group=name, norm=size, **fields)
+    chosen = whole[np.linspace(0, len(whole) - 1, min(len(whole), NUM_PROBED)).astype(int)]
+    scaler = nets.scaler
+    look_back(
+        log, make_forecaster(config), nets.params, data.windows(chosen, config.window)[0],
+        data.targets[chosen[:, 0], chosen[:, 1]], columns=slice(0, 1),
+        is_constant=np.concatenate([scaler.settings.is_constant, scaler.sensors.is_constant]),
+        groups=KINDS, cycles=np.arange(config.window)[::-1], sequences=len(chosen),
+    )  # fmt: skip
 
 
-def write_band(log, values, **fields):
-    """Median and 10-90 % band of [nets, sequences, T] over nets and sequences."""
-    low, median, high = np.quantile(values, (0.1, 0.5, 0.9), axis=(0, 1), method="inverted_cdf")
-    log.write(step=0, **fields, log_norm_median=median, log_norm_p10=low, log_norm_p90=high)
+# Engines of one's own.
 
 
-def to_predict(path: Path | None) -> EngineCases | None:
-    """The engines of a file whose life is to be told; None of no file."""
-    return None if path is None else engine_cases(list(read_engines(path)))
+def predict(path: Path, source: Path) -> None:
+    """Prints the remaining life of each engine of a file after its last cycle, tabs between.
 
-
-def predict(config: Config, trained: Trained, path: Path | None, cases, log: RunLog) -> None:
-    """The remaining life after the last cycle of each engine; a table, and lines in the log."""
-    prediction = forecast(config, trained, cases)
-    rows, ends = cases.last
-    columns: dict[str, Any] = {"cycles seen": ends + 1, "cycles left": prediction.mean[rows, ends]}
+    Raises:
+      InputError: whatever `read_engines` refuses.
+    """
+    config, nets = load(path)
+    cases = engine_cases(list(read_engines(source)))
+    prediction = forecast(config, nets, cases)
+    columns = [prediction.mean]
     if prediction.is_probabilistic:
-        low, high = (np.maximum(edge[rows, ends], 0.0) for edge in prediction.interval(0.9))
-        columns |= {"90 % from": low, "to": high}
-    table = []
-    for row, id in enumerate(cases.ids):
-        values = {name: float(each[row]) for name, each in columns.items()}
-        log.write(step=0, result="predicted", engine=id, **values)
-        table.append({"engine": id, **values})
-    log.table(f"{path}: remaining life, at most {config.cap:g} cycles told", table)
+        columns += [np.maximum(edge, 0.0) for edge in prediction.interval(0.9)]
+    sys.stdout.write("engine\tcycles_seen\tcycles_left\tlow_90\thigh_90\n")
+    for id, row, last in zip(cases.ids, *cases.last, strict=True):
+        found = [f"{values[row, last]:.1f}" for values in columns]
+        found += [""] * (3 - len(found))
+        sys.stdout.write("\t".join([id, str(last + 1), *found]) + "\n")
+
+
+# Figures.
 
 
 def plot(directory: Path) -> None:
@@ -624,8 +531,6 @@ def plot(directory: Path) -> None:
     finished = read_run(directory)
     figures, summary, config = directory / "figures", finished.summary, finished.config
     select = lambda **fields: plots.pick(finished.metrics, **fields)  # noqa: E731
-    if "cell" not in summary:
-        return  # a forecast with the nets of another run
     label = f"{config['cell']}, {config['shape']}, {config['head']} head"
     engines = select(result="engine")
     plots.save(
@@ -663,10 +568,12 @@ def plot(directory: Path) -> None:
             ),
             figures / "past_cycles.png",
         )  # fmt: skip
-    rows = [row for row in finished.metrics if "valid_loss" in row]
-    plots.save(plots.nets_training(rows, title=f"{label}: loss over epochs"),
-               figures / "training.png")  # fmt: skip
+    plots.save(
+        plots.nets_training(select(split="updates"), select(split="valid"),
+                            title=f"{label}: {config['num_nets']} nets"),
+        figures / "training.png",
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
-    main(Config, run, plot)
+    main(Config, run, plot, predict=predict)

@@ -91,65 +91,6 @@ def train_nets(
         yield step, state, metrics
 
 
-class Epoch(NamedTuple):
-    """N nets after an epoch.
-
-    Attributes:
-      step: updates so far.
-      epoch: of these, as a number of epochs.
-      train_loss: mean over the updates since the last and over nets.
-      valid_loss: of each net, [N].
-      best: the params of each net after its best epoch so far in validation, leaves [N, ...].
-    """
-
-    step: int
-    epoch: float
-    train_loss: float
-    valid_loss: np.ndarray
-    best: Params
-
-
-def train_epochs(
-    train_step: Step,
-    state: TrainState,
-    batches: Iterable[Any],
-    valid_loss: Callable[[Params], np.ndarray],
-    *,
-    per_epoch: int,
-    num_epochs: int,
-    most: int = 16,
-) -> Iterator[Epoch]:
-    """Trains N nets as `train_nets` does, and looks at validation after every epoch.
-
-    Args:
-      train_step, state, batches: as in `train_nets`; there may be more batches than are read.
-      valid_loss: params of all nets -> loss of each, [N]; lower is better, NaN never best.
-      per_epoch: batches an epoch.
-      num_epochs: how many.
-      most: updates in one call of the compiled program, whose batches are in memory at once.
-
-    Yields:
-      Epoch, after each.
-    """
-    every = max(k for k in range(1, min(most, per_epoch) + 1) if per_epoch % k == 0)
-    best, lowest, losses = state.params, np.full(len(state.step), np.inf), []
-    batches = itertools.islice(batches, per_epoch * num_epochs)
-    for step, now, metrics in train_nets(train_step, state, batches, every=every):
-        losses.append(np.asarray(metrics["loss"]))
-        if step % per_epoch:
-            continue
-        found = np.asarray(valid_loss(now.params))
-        is_better = found < lowest
-
-        def chosen(new, old, keep=is_better):
-            return np.where(np.reshape(keep, (-1, *[1] * (new.ndim - 1))), new, old)
-
-        best = jax.tree.map(chosen, now.params, best)
-        lowest = np.where(is_better, found, lowest)
-        yield Epoch(step, step / per_epoch, float(np.mean(np.concatenate(losses))), found, best)
-        losses = []
-
-
 def map_nets(
     function: Callable[..., Any], num_nets: int, *, num_devices: int | None = None
 ) -> Callable[..., Any]:

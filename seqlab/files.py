@@ -4,10 +4,11 @@ import gzip
 import hashlib
 import json
 import os
+import sys
 import uuid
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -50,6 +51,11 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         partial.unlink(missing_ok=True)
 
 
+def name_of(path: Path) -> str:
+    """What a file is called in a message: "-" is standard input."""
+    return "standard input" if str(path) == "-" else str(path)
+
+
 def open_bytes(path: Path) -> BinaryIO:
     """A file to read bytes from, unpacked where its name ends in ".gz".
 
@@ -62,19 +68,21 @@ def open_bytes(path: Path) -> BinaryIO:
 def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     r"""(number, line) for every line of a file, from 1, cut behind every "\n" and nowhere else.
 
-    The file is read as a stream, and unpacked where its name ends in ".gz".
+    The file is read as a stream, and unpacked where its name ends in ".gz"; "-" is standard input.
 
     Raises:
-      InputError: a file that cannot be read, naming the line.
+      InputError: a file that is not there or cannot be read, naming the line.
     """
-    number = 0
+    number, is_input = 0, str(path) == "-"
+    if not is_input and not path.exists():
+        raise InputError(f"{path} does not exist")
     try:
-        with open_bytes(path) as file:
+        with nullcontext(sys.stdin.buffer) if is_input else open_bytes(path) as file:
             for number, line in enumerate(file, start=1):
                 yield number, line
     except READ_ERRORS as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot read {path} after line {number}: {reason}") from error
+        raise InputError(f"cannot read {name_of(path)} after line {number}: {reason}") from error
 
 
 def to_json(value: dict[str, Any]) -> str:

@@ -3,17 +3,58 @@
 Plain numpy and scikit-learn, in float64.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
+from seqlab.data.track_cases import FIRST_CASE, TrackCases, arriving_motion
 from seqlab.forecasts import rmse
 from seqlab.geodesy import displacement_km
 
 STRENGTHS = (1e-2, 1e-1, 1.0, 10.0, 100.0, 1000.0)
+
+
+def track_baselines(parts: Mapping[str, TrackCases]) -> dict[str, np.ndarray]:
+    """Displacements from every point of the test part by each baseline, km, [N, T, H, 2].
+
+    "persistence" repeats the motion of the last 6 hours, "persistence 12 h" the mean motion of the
+    last 12, "cliper" is a ridge regression for each lead, fitted on train, its strength chosen on
+    valid. NaN where one has nothing to go by.
+
+    Args:
+      parts: "train", "valid" and "test".
+    """
+    train, test = parts["train"], parts["test"]
+    leads = test.targets.shape[2]
+    half_day = np.full((*test.is_real.shape, 2), np.nan)
+    half_day[:, 2:] = arriving_motion(test.lat[:, :-2], test.lon[:, :-2], test.lat[:, 2:],
+                                      test.lon[:, 2:]) / 2  # fmt: skip
+    east, north = (np.nanmean(train.features[..., column]) for column in (1, 2))
+    centre_lon = float(np.degrees(np.arctan2(east, north)))
+    xs = {
+        name: cliper_predictors(
+            part.lat, part.lon, part.wind_kt, part.pressure_hpa, part.features[..., 10:12],
+            centre_lon,
+        )
+        for name, part in parts.items()
+    }  # fmt: skip
+    cliper = np.full(test.targets.shape, np.nan)
+    for lead in range(leads):
+        rows = {name: part.is_case[:, FIRST_CASE:, lead] for name, part in parts.items()}
+        train_cases, valid_cases = (
+            (xs[name][rows[name]], parts[name].targets[:, FIRST_CASE:, lead][rows[name]])
+            for name in ("train", "valid")
+        )
+        ridge = best_ridge(train_cases, valid_cases)
+        cliper[:, FIRST_CASE:, lead][rows["test"]] = ridge(xs["test"][rows["test"]])
+    return {
+        "persistence": persistence(test.features[..., 3:5], leads),
+        "persistence 12 h": persistence(half_day, leads),
+        "cliper": cliper,
+    }
 
 
 def persistence(motion: np.ndarray, num_leads: int) -> np.ndarray:
@@ -130,6 +171,35 @@ def window_features(windows: np.ndarray, is_real: np.ndarray) -> np.ndarray:
     slope = slope / np.maximum(np.square(lag).sum(axis=1), 1e-12)[:, None]
     std = np.sqrt(np.square(spread).sum(axis=1) / count)
     return np.concatenate([windows[:, -1], mean, std, slope], axis=1)
+
+
+def logistic(
+    train: tuple[np.ndarray, np.ndarray], valid: tuple[np.ndarray, np.ndarray]
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Logistic regression on standardised predictors: [N, P] -> log odds [N].
+
+    Its penalty is the one of a few with the lowest log loss on valid.
+
+    Args:
+      train: predictors [N, P] and labels, bool [N].
+      valid: likewise.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import log_loss
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    fitted = [
+        make_pipeline(StandardScaler(), LogisticRegression(C=1 / strength, max_iter=1000)).fit(
+            *train
+        )
+        for strength in STRENGTHS
+    ]
+    best = min(
+        fitted,
+        key=lambda model: log_loss(valid[1], model.predict_proba(valid[0]), labels=[False, True]),
+    )
+    return best.decision_function
 
 
 def gradient_boosting(

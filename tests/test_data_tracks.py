@@ -39,12 +39,16 @@ HURDAT2_TABLE = (
     "AL011851,UNNAMED,1851-06-25T18:00Z,,HU,28.5,-96.0,80,\n"
 )
 IBTRACS = (
-    "SID,SEASON,NUMBER,BASIN,SUBBASIN,NAME,ISO_TIME,NATURE,LAT,LON,WMO_WIND,WMO_PRES,TRACK_TYPE\n"
-    " ,Year, , , , , , ,degrees_north,degrees_east,kts,mb, \n"
-    "2015S1,2015,1,SP,MM,PAM,2015-03-09 00:00:00,TS,-8.5,179.9, ,1002,main\n"
-    "2015S1,2015,1,SP,MM,PAM,2015-03-09 06:00:00,TS,-9.0,180.4,35, ,main\n"
-    "2015S2,2015,2,SP,MM,NOT_NAMED,2015-03-10 00:00:00,TS,-8.5,170.0, , ,spur\n"
-    "2016N1,2016,1,WP,MM,NEPARTAK,2016-07-02 18:00:00,TS,8.5,145.0, , ,PROVISIONAL\n"
+    "SID,SEASON,NUMBER,BASIN,SUBBASIN,NAME,ISO_TIME,NATURE,LAT,LON,WMO_WIND,WMO_PRES,WMO_AGENCY,"
+    "TRACK_TYPE,DIST2LAND,LANDFALL,IFLAG,USA_AGENCY\n"
+    " ,Year, , , , , , ,degrees_north,degrees_east,kts,mb, , ,km,km, , \n"
+    "2015S1,2015,1,SP,MM,PAM,2015-03-09 00:00:00,TS,-8.5,179.9, ,1002,nadi,main,9,9,O_O____, \n"
+    "2015S1,2015,1,SP,MM,PAM,2015-03-09 03:00:00,TS,-8.7,180.2, , , ,main,9,9,P_P____, \n"
+    "2015S1,2015,1,SP,MM,PAM,2015-03-09 06:00:00,TS,-9.0,180.4,35, ,nadi,main,9,9,P_I____, \n"
+    "2015S2,2015,2,SP,MM,NOT_NAMED,2015-03-10 00:00:00,TS,-8.5,170.0, , , ,spur-other,9,9,O, "
+    "\n"
+    "2016N1,2016,1,WP,MM,NEPARTAK,2016-07-02 18:00:00,TS,8.5,145.0, , , ,PROVISIONAL,9,9,O, \n"
+    "2016N2,2016,1,WP,MM,X,2016-07-02 18:00:00,TS,8.5,145.0, , , ,PROVISIONAL_spur,9,9,O______, \n"
 )
 TABLE = "time,lat,lon,wind_kt\n2019-08-30T00:00,-10,359,\n2019-08-30 06:00Z,-11,-359,35\n"
 
@@ -99,7 +103,7 @@ def test_hurdat2_as_a_table_of_mixed_storms(tmp_path):
     np.testing.assert_array_equal(second.pressure_hpa, [990])
 
 
-def test_ibtracs_without_units_and_spurs(tmp_path):
+def test_ibtracs_without_units_spurs_and_interpolated_positions(tmp_path):
     pam, nepartak = read(tmp_path, IBTRACS)
     assert (pam.id, pam.name, pam.year, nepartak.id) == ("2015S1", "PAM", 2015, "2016N1")
     np.testing.assert_allclose(pam.lon, [179.9, -179.6])
@@ -136,8 +140,8 @@ def test_a_track_of_ones_own(tmp_path):
         (HURDAT2.replace(", HU", ""), ", line 4: "),
         (HURDAT2_TABLE.replace("06-25T06:00Z", "6/25"), ", line 3: time is '1851-6/25'"),
         (HURDAT2_TABLE.replace(",,HU,28.5", ",HU,28.5"), ", line 5: 8 fields, the header has 9"),
-        (IBTRACS.replace(",35, ", ",abc, "), ", line 4: wind (kt) is 'abc'"),
-        (IBTRACS + IBTRACS.splitlines()[2] + "\n", ", line 7: storm 2015S1 has rows in two places"),
+        (IBTRACS.replace(",35, ", ",abc, "), ", line 5: wind (kt) is 'abc'"),
+        (IBTRACS + IBTRACS.splitlines()[2] + "\n", ", line 9: storm 2015S1 has rows in two places"),
         (TABLE.replace("-11", "-95"), ", line 3: lat is -95, expected -90 to 90"),
         ("time,lat,lon\n", " holds no storm"),
     ],

@@ -43,9 +43,22 @@ ALLOWED = {
     "ngram": {"data", "files", "scoring"},
     "metrics": set(),
     "forecasts": {"metrics"},
-    "forecast_baselines": {"forecasts", "geodesy"},
+    "forecast_baselines": {"forecasts", "geodesy", "data"},
+    "alarms": set(),
     "heads": {"types", "losses", "forecasts"},
-    "saved_nets": {"types", "files"},
+    "forecaster": {
+        "types",
+        "data",
+        "forecasts",
+        "heads",
+        "losses",
+        "gradflow",
+        "train",
+        "ensemble",
+        "checkpoint",
+        "runlog",
+        "session",
+    },
     "baselines": set(),
     "runlog": {"writers", "files"},
     "plots": {"runlog"},
@@ -53,7 +66,7 @@ ALLOWED = {
 }
 JAX_FREE = {
     "errors", "files", "timing", "geodesy", "data", "scoring", "ngram", "metrics", "forecasts",
-    "forecast_baselines", "baselines", "plots", "runlog", "writers",
+    "forecast_baselines", "alarms", "baselines", "plots", "runlog", "writers",
 }  # fmt: skip
 JAX_FAMILY = {"jax", "jaxlib", "flax", "optax", "orbax"}
 RECORDS_ONLY = {"types", "linalg", "cells", "fast", "recurrence", "gradflow", "losses", "train"}

@@ -1,34 +1,43 @@
 """Remaining life: judged capped and raw, alarms by hand, learned from the labels alone."""
 
+import io
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
 from experiments import machine_failure as study
+from seqlab.alarms import alarm_cycles, judge_alarms
 from seqlab.cli import main
 from seqlab.data.engine_cases import engine_cases, fit_engine_scaler
+from seqlab.data.engines import read_engines
 from seqlab.data.wear import simulated_engines
 from seqlab.forecasts import phm08_score
 from seqlab.runlog import RunLog, read_run
+from tests.tiny_training import stopped_after
 
 TINY = study.Config(cell="rnn", hidden_size=4, num_nets=2, window=30)
+SMALL = ("--quick", "--cell", "rnn", "--hidden-size", "6", "--crop", "30", "--log-every", "1",
+         "--save-every", "5", "--num-trees", "10")  # fmt: skip
+
+
+def run(out, *flags, at=None):
+    """A run; with `at`, stopped after that update as by SIGTERM."""
+    path = main(study.Config, stopped_after(study.run, at), argv=[*flags, "--out", str(out)],
+                predict=study.predict)  # fmt: skip
+    return read_run(path)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A quick run that also tells the life of two engines of a file, one of a single cycle."""
-    folder = tmp_path_factory.mktemp("machine")
-    _, (engine, *_) = simulated_engines(np.random.default_rng(5), 1, 1)
-    rows = np.concatenate([engine.settings, engine.sensors], axis=1)
-    lines = [f"1 {cycle} " + " ".join(f"{x:.6f}" for x in row) for cycle, row in
-             enumerate(rows, start=1)]  # fmt: skip
-    lines.append("2 1 " + " ".join(["nan"] * 24))
-    path = folder / "engines.txt"
-    path.write_text("\n".join(lines) + "\n")
-    flags = ("--quick", "--cell", "rnn", "--predict", str(path), "--out", str(folder / "run"))
-    return read_run(main(study.Config, study.run, argv=list(flags)))
+    return run(tmp_path_factory.mktemp("machine") / "run", *SMALL)
+
+
+def ask(finished, source):
+    flags = ["--from-run", str(finished.path), "--predict", str(source)]
+    main(study.Config, study.run, study.plot, flags, predict=study.predict)
 
 
 def test_the_summary_has_the_promised_keys(finished):
@@ -49,21 +58,53 @@ def test_the_summary_has_the_promised_keys(finished):
     assert trees < 0.75 * mean
 
 
-def test_engines_of_ones_own_are_told_again_by_the_saved_nets(finished, tmp_path):
-    flags = ["--predict", finished.config["predict"], "--predict-from", str(finished.path)]
-    again = read_run(main(study.Config, study.run, study.plot,
-                          argv=[*flags, "--out", str(tmp_path / "run")]))  # fmt: skip
-    first, found = ([row for row in run.metrics if row.get("result") == "predicted"]
-                    for run in (finished, again))  # fmt: skip
-    assert found == first
-    assert [row["engine"] for row in found] == ["1", "2"]
-    assert all(row["90 % from"] <= row["cycles left"] <= row["to"] for row in found)
+def test_a_stopped_run_goes_on_to_the_same_numbers(finished, tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        run(tmp_path / "run", *SMALL, at=7)
+    assert stop.value.code == 130
+    again = run(tmp_path / "run")
+    assert (again.path / "metrics.jsonl").read_bytes() == (
+        finished.path / "metrics.jsonl"
+    ).read_bytes()
+    changes = {name for name, value in finished.summary.items() if again.summary[name] != value}
+    assert changes <= {"wall_s", "peak_rss_mb", "compile_s", "steps_per_s", "resumed"}
+    assert again.summary["resumed"] == 1
+
+
+def test_engines_of_ones_own_are_told(finished, tmp_path, monkeypatch, capsys):
+    """One of some cycles and one of a single cycle, of which nothing was measured."""
+    _, (engine, *_) = simulated_engines(np.random.default_rng(5), 1, 1)
+    rows = np.concatenate([engine.settings, engine.sensors], axis=1)
+    lines = [f"1 {cycle} " + " ".join(f"{x:.6f}" for x in row) for cycle, row in
+             enumerate(rows, start=1)]  # fmt: skip
+    path = tmp_path / "engines.txt"
+    path.write_text("\n".join([*lines, "2 1 " + " ".join(["nan"] * 24)]) + "\n")
+    ask(finished, path)
+    printed = capsys.readouterr().out
+    header, *told = (line.split("\t") for line in printed.splitlines())
+    assert header == ["engine", "cycles_seen", "cycles_left", "low_90", "high_90"]
+    assert [line[:2] for line in told] == [["1", str(len(engine))], ["2", "1"]]
+    assert all(float(line[3]) <= float(line[2]) <= float(line[4]) for line in told)
+    config, nets = study.load(finished.path)
+    said = study.forecast(config, nets, engine_cases(list(read_engines(path))))
+    assert float(told[0][2]) == pytest.approx(said.mean[0, len(engine) - 1], abs=0.06)
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(path.read_bytes())))
+    ask(finished, "-")
+    assert capsys.readouterr().out == printed
+    damaged = io.BytesIO(path.read_bytes().replace(b"\n1 3 ", b"\n1 4 "))
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=damaged))
+    with pytest.raises(SystemExit) as stop:
+        ask(finished, "-")
+    assert stop.value.code == 2
+    assert "standard input, line 3: cycle 4 of unit 1, expected 3" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--dataset", "fd002"), "name a folder with train_FD002.txt"),
+        (("--dataset", "fd005"), "fd005"),
+        (("--dataset", "fd002", "--folder", "nowhere"), "nowhere has no train_FD002.txt"),
+        (("--predict", "engines.txt"), "name it with --from-run"),
         (("--dataset", "fd001", "--folder", "nowhere"), "nowhere has no train_FD001.txt"),
         (("--folder", "nowhere"), "folder is read for fd001 to fd004"),
         (("--near-cycles", "200"), "not below the cap"),
@@ -73,7 +114,8 @@ def test_engines_of_ones_own_are_told_again_by_the_saved_nets(finished, tmp_path
 )
 def test_a_users_mistake_is_one_message(flags, words, tmp_path, capsys):
     with pytest.raises(SystemExit):
-        main(study.Config, study.run, argv=["--quick", *flags, "--out", str(tmp_path / "run")])
+        main(study.Config, study.run, argv=["--quick", *flags, "--out", str(tmp_path / "run")],
+             predict=study.predict)  # fmt: skip
     assert words in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
@@ -89,20 +131,19 @@ def test_parts_share_no_engine_and_no_scale():
 def test_alarms_by_hand():
     train, _ = simulated_engines(np.random.default_rng(0), 3, 1)
     cases = engine_cases(train)
-    config = replace(TINY, near_cycles=30, alarm_cycles=3)
     lives = np.where(cases.is_real, 100.0, np.nan)
     ends = cases.is_real.sum(axis=1)
     lives[0, [4, 5, 7, 8, 9]] = 20.0  # two in a row, then three: alarm at the tenth cycle
     lives[1, ends[1] - 10 : ends[1]] = 20.0  # alarm at the third of the last ten
-    found = study.alarm_cycles(config, cases, lives, 30)
+    found = alarm_cycles(lives, cases.is_real, 30, 3)
     assert found.tolist() == [10, ends[1] - 7, 0]
-    shares = study.first_alarms(config, cases, lives, 30)
-    assert shares["detected"] == pytest.approx(2 / 3)
-    assert shares["false_alarms"] == pytest.approx(1 / 3)  # the first engine's, long before
-    assert shares["lead_cycles"] == np.median([ends[0] - 10, 7])
-    none = study.first_alarms(config, cases, lives, 10)
-    assert none["detected"] == 0
-    assert np.isnan(none["lead_cycles"])
+    judged = judge_alarms(found, cases.life, cases.last[1], 30)
+    assert judged.detected == pytest.approx(2 / 3)
+    assert judged.false_alarms == pytest.approx(1 / 3)  # the first engine's, long before
+    assert judged.lead_cycles == np.median([ends[0] - 10, 7])
+    none = judge_alarms(alarm_cycles(lives, cases.is_real, 10, 3), cases.life, cases.last[1], 30)
+    assert none.detected == 0
+    assert np.isnan(none.lead_cycles)
 
 
 @pytest.mark.parametrize("head", ["gaussian", "quantile"])
@@ -114,10 +155,10 @@ def test_an_engine_shorter_than_the_window_is_all_read(head):
     cases = engine_cases(short)
     config = replace(TINY, head=head)
     keys = jax.random.split(jax.random.key(0), 2)
-    params = jax.device_get(jax.vmap(study.make_model(config).init)(keys))
-    trained = study.Trained(params, fit_engine_scaler("train", cases))
-    whole = study.forecast(config, trained, cases)
-    windows = study.forecast(replace(config, shape="many-to-one"), trained, cases)
+    params = jax.device_get(jax.vmap(study.make_forecaster(config).model.init)(keys))
+    nets = study.Nets(params, fit_engine_scaler("train", cases))
+    whole = study.forecast(config, nets, cases)
+    windows = study.forecast(replace(config, shape="many-to-one"), nets, cases)
     np.testing.assert_allclose(whole.mean, windows.mean, rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(whole.interval(), windows.interval(), rtol=1e-4, atol=1e-3)
 
@@ -132,8 +173,8 @@ def test_the_skill_comes_from_the_labels(tmp_path):
     for is_shuffled in (False, True):
         own = replace(config, shuffle_labels=is_shuffled)
         with RunLog(own, experiment="test", out=tmp_path / str(is_shuffled)) as log:
-            trained = study.train(own, parts, log)
-        said = study.forecast(own, trained, test).mean[test.last]
+            nets, _ = study.train(own, parts, log)
+        said = study.forecast(own, nets, test).mean[test.last]
         errors[is_shuffled] = np.sqrt(np.mean((said - capped) ** 2))
     # Without labels that belong to it a net can say one life for all.
     assert errors[False] < 0.7 * np.std(capped) < 0.9 * np.std(capped) < errors[True]

@@ -523,17 +523,13 @@ class Hurdat2Atlantic(_Tracks):
         return tracks.hurdat2_of_r(path) if is_table else tracks.read_storms(path, "hurdat2-table")
 
 
-@register
-class Cmapss(Builder):
-    """Simulated turbofan engines that run to failure, C-MAPSS FD001: 100 and 100 engines.
+class _Cmapss(Builder):
+    """What the subsets of C-MAPSS share: an engine an example.
 
-    `cycles_left` counts the cycles after the last until failure: 0 in train. FD002 to FD004 have no
-    pinned address here; `engines.read_subset` reads them from a folder.
-
-    References: Saxena and Goebel, 2008.
+    `cycles_left` counts the cycles after the last until failure, 0 in train.
     """
 
-    name = "cmapss"
+    SUBSET: ClassVar[str]
     LICENCE = "United States government data, no restriction stated"
 
     def features(self):
@@ -549,11 +545,61 @@ class Cmapss(Builder):
         }
 
     def splits(self, files):
+        def file(part):
+            name = f"{part}_{self.SUBSET}.txt"
+            return files[name] if name in files else files[f"{name}.gz"]
+
         def examples(part, lives=None):
-            for engine in engines.read_engines(files[f"{part}_FD001.txt"], lives):
+            for engine in engines.read_engines(file(part), lives):
                 yield {name: getattr(engine, name) for name in self.features()}
 
-        return {"train": examples("train"), "test": examples("test", files["RUL_FD001.txt"])}
+        return {"train": examples("train"), "test": examples("test", file("RUL"))}
+
+
+@register
+class Cmapss(_Cmapss):
+    """Simulated turbofan engines that run to failure, C-MAPSS FD001: 100 and 100 engines.
+
+    One operating regime, one kind of fault.
+
+    References: Saxena and Goebel, 2008.
+    """
+
+    name = "cmapss"
+    SUBSET = "FD001"
+
+
+@register
+class CmapssFd002(_Cmapss):
+    """C-MAPSS FD002: 260 and 259 engines, six operating regimes, one kind of fault.
+
+    References: Saxena and Goebel, 2008.
+    """
+
+    name = "cmapss_fd002"
+    SUBSET = "FD002"
+
+
+@register
+class CmapssFd003(_Cmapss):
+    """C-MAPSS FD003: 100 and 100 engines, one operating regime, two kinds of fault.
+
+    References: Saxena and Goebel, 2008.
+    """
+
+    name = "cmapss_fd003"
+    SUBSET = "FD003"
+
+
+@register
+class CmapssFd004(_Cmapss):
+    """C-MAPSS FD004: 249 and 248 engines, six operating regimes, two kinds of fault.
+
+    References: Saxena and Goebel, 2008.
+    """
+
+    name = "cmapss_fd004"
+    SUBSET = "FD004"
 
 
 def _analogies(path: Path) -> Iterator[Example]:

@@ -1,7 +1,8 @@
 """Engines as arrays to learn from: settings and sensors of each cycle, and cycles to failure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -98,6 +99,17 @@ class EngineScaler:
         """Settings and sensors in standard deviations, float32 [N, T, 24]; 0 where missing."""
         scaled = self.sensors(cases.sensors, self.regime_of(cases.settings))
         return np.concatenate([self.settings(cases.settings), scaled], axis=-1).astype(np.float32)
+
+    def to_json(self) -> dict[str, Any]:
+        """Its numbers, for a run's files; `from_json` makes it again, without its groups."""
+        parts = {"settings": self.settings.to_json(), "sensors": self.sensors.to_json()}
+        return {"regimes": self.regimes.tolist(), **parts}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "EngineScaler":
+        """The scaler whose `to_json` this was."""
+        settings, sensors = (Scaler.from_json(value[name]) for name in ("settings", "sensors"))
+        return cls(np.array(value["regimes"], float), settings, sensors)
 
 
 def fit_engine_scaler(part: str, cases: EngineCases) -> EngineScaler:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from seqlab.errors import InputError
-from seqlab.files import numbered_lines
+from seqlab.files import name_of, numbered_lines
 
 NUM_SETTINGS, NUM_SENSORS = 3, 21
 SETTINGS = tuple(f"setting {i}" for i in range(1, NUM_SETTINGS + 1))
@@ -58,7 +58,7 @@ def read_engines(path: Path | str, lives: Path | str | None = None) -> Iterator[
     """Engine after engine of a C-MAPSS file, perhaps gzipped.
 
     Args:
-      path: a train or test file.
+      path: a train or test file; "-" is standard input.
       lives: for a test file, that of the cycles that were left; engines of a file without it are
         taken to have run to failure.
 
@@ -66,15 +66,13 @@ def read_engines(path: Path | str, lives: Path | str | None = None) -> Iterator[
       InputError: naming file, line and field: not 26 numbers (a missing one is written nan); units
         or cycles out of order; as many lives as engines are expected.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path} does not exist")
+    path, name = Path(path), name_of(Path(path))
     left = None if lives is None else _read_lives(Path(lives))
     number, rows, count = None, [], 0
 
     def engine():
         if left is not None and count > len(left):
-            raise InputError(f"{lives} has {len(left)} lives, {path} more engines")
+            raise InputError(f"{lives} has {len(left)} lives, {name} more engines")
         values = np.array(rows)
         return Engine(
             str(number),
@@ -90,29 +88,31 @@ def read_engines(path: Path | str, lives: Path | str | None = None) -> Iterator[
         try:
             unit, cycle, *values = map(float, words)
         except ValueError as error:
-            raise InputError(f"{path}, line {place}: {_reason(error, words)}") from error
+            raise InputError(f"{name}, line {place}: {_reason(error, words)}") from error
         if len(values) != NUM_SETTINGS + NUM_SENSORS:
-            raise InputError(f"{path}, line {place}: {len(words)} numbers, expected 26")
+            raise InputError(f"{name}, line {place}: {len(words)} numbers, expected 26")
         if np.isinf(values).any():
-            raise InputError(f"{path}, line {place}: column {3 + _first_inf(values)} is infinite")
+            raise InputError(f"{name}, line {place}: column {3 + _first_inf(values)} is infinite")
         if unit != number:
             if number is not None:
                 count += 1
                 yield engine()
                 if unit < number:
-                    raise InputError(f"{path}, line {place}: unit {unit:g} after unit {number}")
-            number, rows = _whole(unit, path, place), []
+                    raise InputError(f"{name}, line {place}: unit {unit:g} after unit {number}")
+            if not unit.is_integer():
+                raise InputError(f"{name}, line {place}: unit {unit:g}, expected a whole number")
+            number, rows = int(unit), []
         if cycle != len(rows) + 1:
             raise InputError(
-                f"{path}, line {place}: cycle {cycle:g} of unit {number}, expected {len(rows) + 1}"
+                f"{name}, line {place}: cycle {cycle:g} of unit {number}, expected {len(rows) + 1}"
             )
         rows.append(values)
     if number is None:
-        raise InputError(f"{path} holds no engine")
+        raise InputError(f"{name} holds no engine")
     count += 1
     yield engine()
     if left is not None and count != len(left):
-        raise InputError(f"{lives} has {len(left)} lives, {path} has {count} engines")
+        raise InputError(f"{lives} has {len(left)} lives, {name} has {count} engines")
 
 
 def read_subset(folder: Path | str, subset: str) -> tuple[list[Engine], list[Engine]]:
@@ -133,8 +133,6 @@ def read_subset(folder: Path | str, subset: str) -> tuple[list[Engine], list[Eng
 
 
 def _read_lives(path: Path) -> list[int]:
-    if not path.is_file():
-        raise InputError(f"{path} does not exist")
     lives = []
     for place, line in numbered_lines(path):
         if word := line.strip():
@@ -142,12 +140,6 @@ def _read_lives(path: Path) -> list[int]:
                 raise InputError(f"{path}, line {place}: {word.decode('latin-1')!r} is no number")
             lives.append(int(word))
     return lives
-
-
-def _whole(unit: float, path: Path, place: int) -> int:
-    if unit != int(unit):
-        raise InputError(f"{path}, line {place}: unit {unit:g}, expected a whole number")
-    return int(unit)
 
 
 def _first_inf(values: list[float]) -> int:

@@ -51,7 +51,7 @@ def load_engines(
     Args:
       dataset: "simulated" or "simulated-regimes" (one and six operating regimes, by
         `seqlab.data.wear`), or a subset of C-MAPSS, "fd001" to "fd004".
-      folder: that holds the subset's three files; FD001 is fetched without it.
+      folder: that holds the subset's three files; they are fetched without it.
       seed: of simulated engines.
 
     Raises:
@@ -66,15 +66,10 @@ def load_engines(
         return simulated_engines(rng, NUM_ENGINES, NUM_ENGINES, regimes)
     if folder is not None:
         return read_subset(folder, dataset.upper())
-    if dataset != "fd001":
-        name = dataset.upper()
-        raise InputError(
-            f"{name} has no pinned address: name a folder with train_{name}.txt, test_{name}.txt "
-            f"and RUL_{name}.txt by --folder"
-        )
     from seqlab.data.builders import load
 
-    train, test = ([_engine(each) for each in load("cmapss", part)] for part in ("train", "test"))
+    name = "cmapss" if dataset == "fd001" else f"cmapss_{dataset}"
+    train, test = ([_engine(each) for each in load(name, part)] for part in ("train", "test"))
     return train, test
 
 

@@ -65,6 +65,16 @@ class Scaler:
         scaled = (np.asarray(values, float) - mean) / std
         return np.where(np.isfinite(scaled) & ~self.is_constant, scaled, 0.0)
 
+    def to_json(self) -> dict[str, Any]:
+        """Its numbers, for a run's files; `from_json` makes it again, without its groups."""
+        return {name: getattr(self, name).tolist() for name in ("mean", "std", "is_constant")}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Scaler":
+        """The scaler whose `to_json` this was."""
+        mean, std = np.array(value["mean"], float), np.array(value["std"], float)
+        return cls(mean, std, frozenset(), np.array(value["is_constant"], bool))
+
 
 def fit_scaler(part: Part, regimes: np.ndarray | None = None, num_regimes: int = 1) -> Scaler:
     """Mean and standard deviation of each column of the training part, missing values left out.

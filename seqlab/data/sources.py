@@ -87,6 +87,9 @@ _JMA_TRACKS = "https://raw.githubusercontent.com/oliso/Japan-Typhoon-Analytics-V
 _HURDAT = (
     "https://raw.githubusercontent.com/timtrice/HURDAT/ecc8a6eaaf4c91b6943e8baf3597206fe591c76d"
 )
+_TEDSDS = (
+    "https://raw.githubusercontent.com/oluies/tedsds/a5dabc4656bd979070fb64c58d74cabade1384e5/data"
+)
 _CMAPSS = "https://raw.githubusercontent.com/alireza-javanmardi/conformal-RUL-intervals/37e450ac8b656229d44aed3ac39dcf85ea11b86c/data/CMAPSS"
 
 SOURCES: dict[str, tuple[File, ...]] = {
@@ -438,6 +441,68 @@ SOURCES: dict[str, tuple[File, ...]] = {
             f"{_CMAPSS}/RUL_FD001.txt",
             429,
             "a19c8ec94931949d0485bdc35118206e9c81c4547b422efb9cf86f4ceddbceca",
+        ),
+    ),
+    # FD002 to FD004, packed; unpacked they are, to the byte (git blob ids), those of two other
+    # repositories. Sets of their own, which a mirror may lack.
+    "cmapss_fd002": (
+        File(
+            "train_FD002.txt.gz",
+            f"{_TEDSDS}/train_FD002.txt.gz",
+            2_545_554,
+            "8fb10cc9412a990ccb336c8bdcb2697f5e8cfd0d30404c40279c5b06d8ce6875",
+        ),
+        File(
+            "test_FD002.txt.gz",
+            f"{_TEDSDS}/test_FD002.txt.gz",
+            1_582_164,
+            "b1c22f4c868b7f44dbbd1449a80996d3ba4f2d9c1819b10efb7f734f5d5e6422",
+        ),
+        File(
+            "RUL_FD002.txt.gz",
+            f"{_TEDSDS}/RUL_FD002.txt.gz",
+            450,
+            "fb307399996a4f7df62f64bb911895bb85b93a494bb358c508a67f64438120d5",
+        ),
+    ),
+    "cmapss_fd003": (
+        File(
+            "train_FD003.txt.gz",
+            f"{_TEDSDS}/train_FD003.txt.gz",
+            1_009_503,
+            "df3b1948a82eb3e0320116323920ba822206357d516bf3362315740bd079e8ea",
+        ),
+        File(
+            "test_FD003.txt.gz",
+            f"{_TEDSDS}/test_FD003.txt.gz",
+            662_493,
+            "1e48323df040fa87cfaa988c48199bc6343e4a35ffdbaa2abdc5f0ea091c5ede",
+        ),
+        File(
+            "RUL_FD003.txt.gz",
+            f"{_TEDSDS}/RUL_FD003.txt.gz",
+            213,
+            "dfc9bfef43e2077e5417a3fce36749213c30ac0c81af8e82e1270f3d203e23b5",
+        ),
+    ),
+    "cmapss_fd004": (
+        File(
+            "train_FD004.txt.gz",
+            f"{_TEDSDS}/train_FD004.txt.gz",
+            2_940_002,
+            "73f72d44ca87a1b7ae539205a1605483537bc7c4bfa2c0af0b9d4782eabcfc49",
+        ),
+        File(
+            "test_FD004.txt.gz",
+            f"{_TEDSDS}/test_FD004.txt.gz",
+            1_941_819,
+            "025dc23b0de7841cb2b43c9f5f2d7835c105f4a033d6bee4073c227ce9d2f768",
+        ),
+        File(
+            "RUL_FD004.txt.gz",
+            f"{_TEDSDS}/RUL_FD004.txt.gz",
+            438,
+            "a6b71b82a8d8a1dc16c3ecaba53911fc6cd2aee0feef3581a8c32098292fba0e",
         ),
     ),
     # More such pairs, Bruni et al. 2014: a set of its own, which a mirror may lack.

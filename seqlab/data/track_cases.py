@@ -13,7 +13,7 @@ import numpy as np
 
 from seqlab.data.tracks import Storm, every_hours
 from seqlab.errors import InputError
-from seqlab.geodesy import displacement_km
+from seqlab.geodesy import destination, displacement_km, great_circle_km
 
 STEP_HOURS = 6
 LONGEST_HOURS = 72
@@ -80,6 +80,19 @@ class TrackCases:
             **{name: getattr(self, name)[rows] for name in arrays},
             **{name: tuple(getattr(self, name)[row] for row in rows) for name in texts},
         )
+
+    def errors_km(self, displacements: np.ndarray) -> np.ndarray:
+        """Great-circle distance from where displacements lead to the best track, [N, T, H].
+
+        Args:
+          displacements: forecast from each point, km, [N, T, H, 2].
+
+        Returns:
+          Distances in km; NaN where no forecast is verified.
+        """
+        lat, lon = destination(self.lat[..., None], self.lon[..., None], displacements)
+        true_lat, true_lon = destination(self.lat[..., None], self.lon[..., None], self.targets)
+        return np.where(self.is_case, great_circle_km(lat, lon, true_lat, true_lon), np.nan)
 
 
 def track_cases(storms: Sequence[Storm], longest_hours: int = LONGEST_HOURS) -> TrackCases:

@@ -9,10 +9,14 @@
 * hurdat2: NHC, Atlantic and eastern North Pacific. Unknown wind and pressure are -99 and -999.
 * hurdat2-table: the same with a header line, sorted by time. Longitudes beyond -180 are wrapped,
   and rows without a position left out.
-* ibtracs: IBTrACS v04, all basins. A line of units below the header and spur tracks are left out;
-  wind and pressure are WMO's.
+* ibtracs: IBTrACS v04 as CSV, all basins. Left out are the line of units below the header, the
+  rows of spur tracks, and rows whose position is IBTrACS's own interpolation (an IFLAG with a P and
+  no O, I or V), since these know of the point behind them. Wind and pressure are WMO's.
 * table: anybody's, with columns time,lat,lon and, if there are any, wind_kt,pressure_hpa,id; times
   such as 2019-08-30T06:00, UTC.
+
+Best tracks are drawn after a storm is over, from all that is known of it. Their points are smoother
+than what a forecaster sees in time, and errors against them smaller than an agency's.
 
 Wind is the agency's own maximum sustained wind, over 10 minutes (JMA) or 1 minute (NHC): figures of
 two archives are not one scale. A line that does not fit is an `InputError` with its number; nothing
@@ -35,7 +39,7 @@ import numpy as np
 from seqlab.data.checks import check_known
 from seqlab.data.rdata import read_tables
 from seqlab.errors import InputError
-from seqlab.files import numbered_lines
+from seqlab.files import name_of, numbered_lines
 from seqlab.geodesy import wrap_longitude
 
 PRESSURES_HPA = (800.0, 1100.0)  # what a centre can have
@@ -105,16 +109,13 @@ def read_storms(path: Path | str, file_format: str | None = None) -> Iterator[St
     """Storm after storm of a file; the module says which formats there are.
 
     Args:
-      path: of the file, perhaps gzipped.
+      path: of the file, perhaps gzipped; "-" is standard input.
       file_format: a name of `FORMATS`; by the first line if None.
 
     Raises:
       InputError: naming file, line and field, for whatever does not fit; a file without a storm.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path} does not exist")
-    lines = _Lines(path)
+    lines = _Lines(Path(path))
     if file_format is None:
         file_format = _format_of(lines)
     else:
@@ -123,7 +124,7 @@ def read_storms(path: Path | str, file_format: str | None = None) -> Iterator[St
     for storm in FORMATS[file_format](lines):
         yield storm
     if storm is None:
-        raise InputError(f"{path} holds no storm")
+        raise InputError(f"{lines.name} holds no storm")
 
 
 def hurdat2_of_r(path: Path) -> Iterator[Storm]:
@@ -154,7 +155,7 @@ class _Lines:
     """Lines of a text one after the other, which can be put back once, and how to complain."""
 
     def __init__(self, path: Path):
-        self.path, self.number = path, 0
+        self.name, self.number = name_of(path), 0
         self._lines = numbered_lines(path)
         self._back: list[tuple[int, str]] = []
 
@@ -187,7 +188,7 @@ class _Lines:
         self._back.append((self.number, line))
 
     def fail(self, what: str) -> NoReturn:
-        raise InputError(f"{self.path}, line {self.number}: {what}")
+        raise InputError(f"{self.name}, line {self.number}: {what}")
 
     def whole(self, text: str, field: str) -> int:
         text = text.strip()
@@ -245,7 +246,7 @@ class _Points:
 def _format_of(lines: _Lines) -> str:
     first = lines.take()
     if first is None:
-        raise InputError(f"{lines.path} is empty")
+        raise InputError(f"{lines.name} is empty")
     lines.put_back(first)
     words = [word.strip() for word in first.split(",")]
     if first.startswith("66666") or words[:3] == ["A", "B", "C"]:
@@ -380,7 +381,9 @@ def _hurdat2_table(lines: _Lines) -> Iterator[Storm]:
 
 def _ibtracs(lines: _Lines) -> Iterator[Storm]:
     def point(points, row):
-        if row.get("TRACK_TYPE", "").lower().endswith("spur"):
+        is_spur = "spur" in row.get("TRACK_TYPE", "").lower()
+        sources = set(row.get("IFLAG", ""))  # of the position, a letter an agency
+        if is_spur or ("P" in sources and not sources & set("OIV")):
             return
         points.add(
             lines.time(row["ISO_TIME"], "%Y-%m-%d %H:%M:%S"),

@@ -218,22 +218,28 @@ def past_gradients(
     return figure
 
 
-def nets_training(rows: Sequence[Row], *, title: str) -> Figure:
-    """Training and validation loss over epochs, one curve a net for validation.
+def nets_training(updates: Sequence[Row], valid: Sequence[Row], *, title: str) -> Figure:
+    """Loss of batches and CRPS of the validation part over epochs.
 
     Args:
-      rows: with epoch, train_loss (mean over nets) and valid_loss [N].
+      updates: rows with epoch and loss, of each net, [N].
+      valid: rows with epoch and crps, of each net, [N].
       title: of the figure.
     """
-    figure, (axes,) = new_figure(1, width=6.0, height=3.4)
-    epochs = [row["epoch"] for row in rows]
-    axes.plot(epochs, [row["train_loss"] for row in rows], color=COLOURS[0], label="training, mean")
-    valid = np.array([row["valid_loss"] for row in rows])
-    for net, values in enumerate(valid.T):
-        axes.plot(epochs, values, "--", color=COLOURS[1], linewidth=0.9,
-                  label=None if net else "validation, each net")  # fmt: skip
-    axes.set(xlabel="epoch", ylabel="loss of the head, scaled targets", title=title)
-    legend(axes)
+    figure, (left, right) = new_figure(2, width=9.6, height=3.5)
+    for axes, rows, name, colour, label in (
+        (left, updates, "loss", COLOURS[0], "batches: median and range of nets"),
+        (right, valid, "crps", COLOURS[1], "validation: median and range of nets"),
+    ):
+        if rows:
+            values = np.array([row[name] for row in rows], float)
+            middle, low, high = (f(values, axis=1) for f in (np.median, np.min, np.max))
+            band(axes, [row["epoch"] for row in rows], middle, low, high, color=colour, label=label)
+        axes.set(xlabel="epoch")
+        legend(axes)
+    left.set(ylabel="loss of the head, scaled answers")
+    right.set(ylabel="CRPS, scaled answers")
+    figure.suptitle(title)
     return figure
 
 
