@@ -120,7 +120,7 @@ class Config:
     """probability with which a unit of what the head reads is dropped in training"""
     num_nets: int = 4
     """nets that make a forecast together"""
-    num_epochs: int = 60
+    num_epochs: int = 150
     """times that every engine is read"""
     batch_size: int = 10
     """engines, or windows / 50, an update"""
