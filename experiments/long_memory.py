@@ -7,9 +7,9 @@
     python -m experiments.long_memory --study remedies        # figure 7 of Pascanu et al., 2013
 
 `--study cells` trains nets of each cell at each length until all meet the task's criterion at once,
-or `max_updates` are over: share of nets that succeed, sequences that it takes, and what is left of it
-on sequences far longer than those trained on. "lstm-chrono" and "gru-chrono" begin with memories as
-long as the task; in copy memory, where all of it is asked for at the end, 1.5 times as long.
+or `max_updates` are over: share of nets that succeed, sequences that it takes, and what is left of
+it on sequences far longer than those trained on. "lstm-chrono" and "gru-chrono" begin with memories
+as long as the task; in copy memory, where all of it is asked for at the end, 1.5 times as long.
 
 `--study remedies` is the study of temporal order by plain SGD: initialisations of a vanilla
 net (50 units, batch 20, learning rate 0.01), each without help, with clipping, and with clipping
