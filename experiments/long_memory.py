@@ -459,7 +459,7 @@ def train(kind: Kind, task: Task, length: int, config: Any, log: RunLog) -> dict
             step=step, **fields, loss=loss, clipped=np.mean(metrics["clipped"], axis=0),
             skipped=np.sum(metrics["skipped"], axis=0),
         )  # fmt: skip
-        is_there = loss < task.near(length)
+        is_there = np.array(loss) < task.near(length)
         if is_there.any():
             losses, correct = map(np.asarray, test(state.params, looked_at))
             for net in np.flatnonzero(is_there):
