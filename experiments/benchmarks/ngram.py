@@ -171,6 +171,8 @@ def nltk_rates(config, train, unseen, model) -> tuple[dict[str, float], float | 
     for line in sentences(unseen):
         for i in range(config.order, len(line)):  # <s> in no context: there the models differ
             context = tuple(line[i - config.order + 1 : i])
+            if any(word not in lm.vocab for word in context):
+                continue  # after a word that training has not seen, NLTK divides by zero
             clock = time.perf_counter()
             theirs = lm.score(line[i], context)
             spent += time.perf_counter() - clock
