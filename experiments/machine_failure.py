@@ -23,7 +23,7 @@ alarms; which past cycles and sensors matter (dL/dh_t, dL/dx_t); training.
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -274,12 +274,8 @@ def forecast(config: Config, nets: Nets, cases: EngineCases) -> Prediction:
     """Remaining life after every cycle, in cycles, [N, T]."""
     data = answered(config, nets.scaler, cases)
     said = make_forecaster(config).predict(nets.params, data).rescaled(config.cap)
-    return Prediction(
-        np.maximum(said.mean[..., 0], 0.0),
-        None if said.std is None else said.std[..., 0],
-        said.levels,
-        None if said.quantiles is None else said.quantiles[..., 0, :],
-    )
+    said = said.reshaped(cases.is_real.shape)
+    return replace(said, mean=np.maximum(said.mean, 0.0))
 
 
 def baselines(config: Config, data: dict[str, Answered]) -> dict[str, np.ndarray]:
@@ -559,10 +555,9 @@ def plot(directory: Path) -> None:
         )  # fmt: skip
     carry = select(probe="carry")
     if carry:
-        groups = [row for row in select(probe="group") if max(row["norm"]) > 0]
         plots.save(
             plots.past_gradients(
-                carry[0], select(probe="input")[0], groups, unit="cycles",
+                carry[0], select(probe="input")[0], select(probe="group"), unit="cycles",
                 title="what a forecast of remaining life reads: gradient of its squared error, "
                 f"{carry[0]['sequences']} test windows, {config['num_nets']} nets",
             ),

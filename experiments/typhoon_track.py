@@ -286,13 +286,7 @@ def forecast(config: Config, nets: Nets, cases: TrackCases) -> Prediction:
         return roll_out(config, nets, cases)
     data, targets = answered(config, nets.scales, cases), nets.scales.targets
     said = make_forecaster(config).predict(nets.params, data).rescaled(targets.std, targets.mean)
-    shape = *cases.is_real.shape, num_leads(config), 2
-    return Prediction(
-        said.mean.reshape(shape),
-        None if said.std is None else said.std.reshape(shape),
-        said.levels,
-        None if said.quantiles is None else said.quantiles.reshape(*shape, -1),
-    )
+    return said.reshaped((*cases.is_real.shape, num_leads(config), 2))
 
 
 def roll_out(config: Config, nets: Nets, cases: TrackCases) -> Prediction:
@@ -544,8 +538,7 @@ def plot(directory: Path) -> None:
     if carry:
         plots.save(
             plots.past_gradients(
-                carry[0], select(probe="input")[0],
-                [row for row in select(probe="group") if max(row["norm"]) > 0], unit="hours",
+                carry[0], select(probe="input")[0], select(probe="group"), unit="hours",
                 title=f"what the forecast of {carry[0]['lead_hours']} h reads: gradient of its "
                 f"squared error, {carry[0]['sequences']} test windows, {config['num_nets']} nets",
             ),

@@ -184,17 +184,19 @@ def logistic(
       train: predictors [N, P] and labels, bool [N].
       valid: likewise.
     """
+    import threadpoolctl
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    fitted = [
-        make_pipeline(StandardScaler(), LogisticRegression(C=1 / strength, max_iter=1000)).fit(
-            *train
-        )
-        for strength in STRENGTHS
-    ]
+    with threadpoolctl.threadpool_limits(limits=1):  # threads wait for each other in a busy loop
+        fitted = [
+            make_pipeline(StandardScaler(), LogisticRegression(C=1 / strength, max_iter=1000)).fit(
+                *train
+            )
+            for strength in STRENGTHS
+        ]
     best = min(
         fitted,
         key=lambda model: log_loss(valid[1], model.predict_proba(valid[0]), labels=[False, True]),

@@ -46,6 +46,15 @@ class Prediction:
             else self.quantiles * scale[..., None] + shift[..., None],
         )
 
+    def reshaped(self, shape: tuple[int, ...]) -> "Prediction":
+        """The same numbers in arrays of another shape, `shape` in place of [..., K]."""
+        return replace(
+            self,
+            mean=self.mean.reshape(shape),
+            std=None if self.std is None else self.std.reshape(shape),
+            quantiles=None if self.quantiles is None else self.quantiles.reshape(*shape, -1),
+        )
+
     def interval(self, level: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
         """The central interval that should hold the truth with probability `level`, [..., K] each.
 

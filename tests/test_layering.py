@@ -61,7 +61,7 @@ ALLOWED = {
     },
     "baselines": set(),
     "runlog": {"writers", "files"},
-    "plots": {"runlog"},
+    "plots": {"runlog", "geodesy"},
     "cli": {"runlog", "data", "devices", "writers"},
 }
 JAX_FREE = {

@@ -16,7 +16,7 @@ from seqlab.data.engines import read_engines
 from seqlab.data.wear import simulated_engines
 from seqlab.forecasts import phm08_score
 from seqlab.runlog import RunLog, read_run
-from tests.tiny_training import stopped_after
+from tests.tiny_training import goes_on_alike, stopped_after
 
 TINY = study.Config(cell="rnn", hidden_size=4, num_nets=2, window=30)
 SMALL = ("--quick", "--cell", "rnn", "--hidden-size", "6", "--crop", "30", "--log-every", "1",
@@ -59,16 +59,7 @@ def test_the_summary_has_the_promised_keys(finished):
 
 
 def test_a_stopped_run_goes_on_to_the_same_numbers(finished, tmp_path):
-    with pytest.raises(SystemExit) as stop:
-        run(tmp_path / "run", *SMALL, at=7)
-    assert stop.value.code == 130
-    again = run(tmp_path / "run")
-    assert (again.path / "metrics.jsonl").read_bytes() == (
-        finished.path / "metrics.jsonl"
-    ).read_bytes()
-    changes = {name for name, value in finished.summary.items() if again.summary[name] != value}
-    assert changes <= {"wall_s", "peak_rss_mb", "compile_s", "steps_per_s", "resumed"}
-    assert again.summary["resumed"] == 1
+    goes_on_alike(run, tmp_path / "run", SMALL, 7, finished)
 
 
 def test_engines_of_ones_own_are_told(finished, tmp_path, monkeypatch, capsys):

@@ -15,7 +15,7 @@ from seqlab.embeddings.files import save_word2vec
 from seqlab.embeddings.vectors import Vectors
 from seqlab.errors import InputError
 from seqlab.runlog import read_run
-from tests.tiny_training import stopped_after
+from tests.tiny_training import goes_on_alike, stopped_after
 
 GOOD, BAD = ("fine", "great", "lovely"), ("awful", "dull", "silly")
 SMALL = (
@@ -150,13 +150,7 @@ def test_predict_prints_a_line_for_each_line(folds, tmp_path, monkeypatch, capsy
 def test_a_stopped_run_goes_on_to_the_same_numbers(seeds, corpus, tmp_path):
     flags = ("--corpus", str(corpus), *GRU, *SMALL, "--num-epochs", "3",
              "--save-every", "2", "--log-every", "1")  # fmt: skip
-    with pytest.raises(SystemExit) as stop:
-        run(tmp_path / "run", *flags, at=3)
-    assert stop.value.code == 130
-    again = run(tmp_path / "run")
-    assert (again.path / "metrics.jsonl").read_bytes() == (
-        seeds.path / "metrics.jsonl"
-    ).read_bytes()
+    again = goes_on_alike(run, tmp_path / "run", flags, 3, seeds)
     with np.load(again.path / study.PREDICTIONS) as a, np.load(seeds.path / study.PREDICTIONS) as b:
         np.testing.assert_array_equal(a["probabilities"], b["probabilities"])
 

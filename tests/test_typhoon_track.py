@@ -17,7 +17,7 @@ from seqlab.forecast_baselines import persistence, track_baselines
 from seqlab.forecasts import Prediction
 from seqlab.geodesy import destination, displacement_km
 from seqlab.runlog import RunLog, read_run
-from tests.tiny_training import stopped_after
+from tests.tiny_training import goes_on_alike, stopped_after
 
 TINY = study.Config(cell="rnn", hidden_size=4, num_nets=1, window=8)
 SMALL = ("--quick", "--cell", "rnn", "--window", "8", "--hidden-size", "6", "--first-year", "2008",
@@ -79,16 +79,7 @@ def test_parts_are_whole_seasons_and_share_no_storm(finished):
 
 
 def test_a_stopped_run_goes_on_to_the_same_numbers(finished, tmp_path):
-    with pytest.raises(SystemExit) as stop:
-        run(tmp_path / "run", *SMALL, at=3)
-    assert stop.value.code == 130
-    again = run(tmp_path / "run")
-    assert (again.path / "metrics.jsonl").read_bytes() == (
-        finished.path / "metrics.jsonl"
-    ).read_bytes()
-    changes = {name for name, value in finished.summary.items() if again.summary[name] != value}
-    assert changes <= {"wall_s", "peak_rss_mb", "compile_s", "steps_per_s", "resumed"}
-    assert again.summary["resumed"] == 1
+    goes_on_alike(run, tmp_path / "run", SMALL, 3, finished)
 
 
 def test_each_net_is_kept_at_its_best_epoch(finished):

@@ -130,6 +130,28 @@ def stopped_after(run, at):
     return stopping
 
 
+def goes_on_alike(run, out, flags, at, whole):
+    """Stops a run after update `at`, goes on with it, and asserts that it ends as `whole` did.
+
+    Args:
+      run: (out, *flags, at=None) -> what `read_run` says of the run.
+      whole: of the same flags, undisturbed.
+    """
+    import pytest  # not where this file is run, over and over
+
+    with pytest.raises(SystemExit) as stop:
+        run(out, *flags, at=at)
+    assert stop.value.code == 130
+    again = run(out)
+    lines, expected = ((each.path / "metrics.jsonl").read_bytes() for each in (again, whole))
+    assert lines == expected
+    changes = {name for name, value in whole.summary.items() if again.summary[name] != value}
+    assert changes <= {"wall_s", "peak_rss_mb", "compile_s", "steps_per_s", "examples_per_s",
+                       "resumed"}  # fmt: skip
+    assert again.summary["resumed"] == 1
+    return again
+
+
 def run(config, log):
     log.write(step=0, vocabulary=config.vocabulary)
     devices = Devices(jax.devices()[: config.num_devices]) if config.num_devices > 1 else None

@@ -17,8 +17,6 @@ from seqlab.errors import InputError
 from seqlab.files import name_of, numbered_lines
 
 NUM_SETTINGS, NUM_SENSORS = 3, 21
-SETTINGS = tuple(f"setting {i}" for i in range(1, NUM_SETTINGS + 1))
-SENSORS = tuple(f"sensor {i}" for i in range(1, NUM_SENSORS + 1))
 SUBSETS = ("FD001", "FD002", "FD003", "FD004")
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from seqlab.data import sources
 from seqlab.data.checks import check_at_least, check_known
 from seqlab.errors import InputError
-from seqlab.files import numbered_lines
+from seqlab.files import name_of, numbered_lines
 
 PARTS = ("train", "valid", "test")
 
@@ -237,7 +237,7 @@ def read_utf8(path: Path) -> str:
     if path.is_dir():
         raise InputError(f"{path} is a folder, expected a text file")
     is_input = str(path) == "-"
-    name = "standard input" if is_input else str(path)
+    name = name_of(path)
     try:
         content = sys.stdin.buffer.read() if is_input else path.read_bytes()
     except FileNotFoundError as error:

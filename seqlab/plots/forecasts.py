@@ -8,15 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from seqlab.geodesy import KM_PER_DEGREE
 from seqlab.plots.coastline import around, coastlines, unbroken
-from seqlab.plots.style import COLOURS, band, cycle, legend, lighter, log10, new_figure
+from seqlab.plots.style import (
+    COLOURS,
+    band,
+    cycle,
+    legend,
+    lighter,
+    log10,
+    new_figure,
+    shared_legend,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Row = Mapping[str, Any]
-KM_PER_DEGREE = 111.19
 LAND, CONE, TRUE = "#8a8a8a", "#9ecae1", "black"
 STYLES = ("-", "--", ":", "-.")
 
@@ -37,10 +46,7 @@ def track_map(tracks: Sequence[Row], paths: Sequence[Row]) -> Figure:
         _one_map(axes, track, own)
     for axes in panels[len(tracks) :]:
         axes.set_axis_off()
-    handles, labels = panels[0].get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
-    figure.legend(unique.values(), unique.keys(), loc="outside lower center", fontsize=8,
-                  frameon=False, ncols=5)  # fmt: skip
+    shared_legend(figure, panels, below=True)
     return figure
 
 
@@ -185,7 +191,8 @@ def past_gradients(
     Args:
       carry, inputs: rows with log_norm_median, _p10 and _p90 (natural logs), [T], and `unit`, [T],
         how long each step lies back.
-      groups: rows with group and norm [T], a kind of input each.
+      groups: rows with group and norm [T], a kind of input each; what has no gradient at all is
+        left out.
       unit: "hours" or "cycles".
       title: of the figure.
     """
@@ -203,6 +210,7 @@ def past_gradients(
     low, high = left.get_ylim()
     left.set_ylim(low, high + 0.22 * (high - low))
     legend(left, loc="upper left")
+    groups = [row for row in groups if max(row["norm"]) > 0]
     table = np.array([row["norm"] for row in groups], float)
     share = np.log10(np.maximum(table / table.max(), 1e-4))
     image = right.imshow(share, aspect="auto", cmap="cividis",
@@ -313,12 +321,7 @@ def lives_of_engines(rows: Sequence[Row], *, cap: float, threshold: float, title
             axes.set_xlabel("cycle")
     for axes in panels[len(rows) :]:
         axes.set_axis_off()
-    found = {}
-    for axes in panels:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            found.setdefault(label, handle)
-    figure.legend(found.values(), found.keys(), loc="outside lower center", fontsize=8,
-                  frameon=False, ncols=len(found))  # fmt: skip
+    shared_legend(figure, panels, below=True)
     figure.suptitle(title)
     return figure
 
