@@ -356,7 +356,7 @@ def scalars(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     elif isinstance(value, list):
         parts = ((label_of(part, index), part) for index, part in enumerate(value))
     else:
-        if not re.search(r"(^|_)(wall_s|ms|per_s|per_second)$", name.rpartition(".")[2]):
+        if not re.search(r"(^|_)(wall_s|compile_s|ms|per_s|per_second)$", name.rpartition(".")[2]):
             yield name, value
         return
     for key, part in parts:
