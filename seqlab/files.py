@@ -74,12 +74,12 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
       InputError: a file that is not there or cannot be read, naming the line.
     """
     number, is_input = 0, str(path) == "-"
-    if not is_input and not path.exists():
-        raise InputError(f"{path} does not exist")
     try:
         with nullcontext(sys.stdin.buffer) if is_input else open_bytes(path) as file:
             for number, line in enumerate(file, start=1):
                 yield number, line
+    except FileNotFoundError as error:
+        raise InputError(f"cannot read: {path} does not exist") from error
     except READ_ERRORS as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"cannot read {name_of(path)} after line {number}: {reason}") from error
