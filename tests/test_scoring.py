@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from seqlab.errors import InputError
@@ -123,6 +123,7 @@ def test_a_mixture_is_the_weighted_sum_of_probabilities():
             interpolate([one, two], weights)
 
 
+@example([[0.5859375, 0.5862836903930656]])  # nearly a tie: steps are short, and many
 @given(
     st.integers(1, 4).flatmap(
         lambda m: st.lists(
@@ -134,7 +135,7 @@ def test_em_climbs_to_weights_that_no_neighbour_beats(probs):
     probs = np.array(probs).T
     tokens = np.full(probs.shape[1], 4)
     given = [TokenScores(tokens, np.log(p), tokens == 1, "") for p in probs]
-    found = em_weights(given, tolerance=1e-13)
+    found = em_weights(given, tolerance=1e-13, max_steps=500_000)
     assert found.weights.sum() == pytest.approx(1, abs=1e-12)
     assert np.all(np.diff(found.nats_per_token) <= 1e-12)
     best = interpolate(given, found.weights).nats_per_token
