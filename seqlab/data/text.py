@@ -67,7 +67,7 @@ def text_parts(dataset: str, corpus: Path | None = None) -> dict[str, str]:
     lines = re.findall(r"[^\n]*\n|[^\n]+", text)
     if len(lines) < 20:
         raise InputError(f"text of {len(lines)} lines is too short to be cut in three parts")
-    cuts = _cuts(len(lines))
+    cuts = part_cuts(len(lines))
     return {
         part: "".join(lines[a:b]) for part, a, b in zip(PARTS, cuts[:-1], cuts[1:], strict=True)
     }
@@ -173,46 +173,65 @@ def _wikitext(name: str) -> dict[str, str]:
 
 
 def _korean() -> dict[str, str]:
-    return _pairs_in_parts((row["Q"], row["A"]) for row in chatbot_rows())
+    return _joined(pairs_in_parts((row["Q"], row["A"]) for row in chatbot_rows()))
 
 
 def _bilingual() -> dict[str, str]:
     text = read_utf8(sources.fetch("tatoeba_en_ko")["kor.txt"])
     rows = (line.split("\t") for line in text.removesuffix("\n").split("\n"))
-    return _pairs_in_parts((english, korean) for english, korean, *_ in rows)
+    return _joined(pairs_in_parts((english, korean) for english, korean, *_ in rows))
 
 
-def _pairs_in_parts(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Pairs of lines in three parts, pairs with a line in common together.
+def pairs_in_parts(pairs: Iterable[tuple[str, str]]) -> dict[str, list[tuple[str, str]]]:
+    """Pairs of lines in the parts "train", "valid" and "test": 90, 5 and 5 % of their groups.
 
-    The order is that of a hash, which no version of anything changes.
+    Pairs that have a line in common are one group, so that no line is in two parts. The order is
+    that of a hash, which no version of anything changes.
+
+    Args:
+      pairs: lines; their characters are composed (NFC), and white space is made single blanks.
     """
     # Syllables composed, whatever system wrote them; and never more than a line.
-    lines = [
-        [" ".join(unicodedata.normalize("NFC", line).split()) for line in pair] for pair in pairs
-    ]
+    lines = [(composed_line(one), composed_line(other)) for one, other in pairs]
     leader: dict[str, str] = {}  # of each line one that it hangs together with
 
     def first_of(line: str) -> str:
         while leader.setdefault(line, line) != line:
+            leader[line] = leader[leader[line]]  # so that no way stays long
             line = leader[line]
         return line
 
     for one, other in lines:
         leader[first_of(one)] = first_of(other)
-    groups: dict[str, list[str]] = {}
+    groups: dict[str, list[tuple[str, str]]] = {}
     for one, other in lines:
-        groups.setdefault(first_of(one), []).append(f"{one}\n{other}\n")
-    order = sorted(groups.values(), key=lambda group: text_digest(min(group)))
-    cuts = _cuts(len(order))
+        groups.setdefault(first_of(one), []).append((one, other))
+
+    def place(group: list[tuple[str, str]]) -> str:
+        return text_digest(min(f"{one}\n{other}\n" for one, other in group))
+
+    order = sorted(groups.values(), key=place)
+    cuts = part_cuts(len(order))
     return {
-        part: "".join(pair for group in order[a:b] for pair in group)
+        part: [pair for group in order[a:b] for pair in group]
         for part, a, b in zip(PARTS, cuts[:-1], cuts[1:], strict=True)
     }
 
 
-def _cuts(count: int) -> list[int]:
-    """Where a text of so many lines is cut."""
+def _joined(parts: dict[str, list[tuple[str, str]]]) -> dict[str, str]:
+    """Each part's pairs as a text, two lines each."""
+    return {
+        part: "".join(f"{one}\n{other}\n" for one, other in pairs) for part, pairs in parts.items()
+    }
+
+
+def composed_line(text: str) -> str:
+    """A text with composed characters (NFC), any white space made single blanks."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def part_cuts(count: int) -> list[int]:
+    """Where so many things are cut into train, valid and test, [0, 90 %, 95 %, count]."""
     return [0, count * 90 // 100, count * 95 // 100, count]
 
 
