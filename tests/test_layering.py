@@ -22,7 +22,7 @@ ALLOWED = {
     "cells": {"types", "linalg"},
     "fast": {"types", "cells"},
     "recurrence": {"types", "cells", "fast"},
-    "models": {"types", "linalg", "cells", "recurrence"},
+    "models": {"types", "linalg", "cells", "recurrence", "data"},
     "gradflow": {"types", "linalg", "cells", "recurrence"},
     "testing": {"types", "cells", "recurrence", "gradflow"},
     "losses": {"types"},

@@ -7,7 +7,9 @@ from flax import nnx
 from seqlab.types import Model
 
 
-def functional(module: Callable[..., nnx.Module], *args, **kwargs) -> Model:
+def functional(
+    module: Callable[..., nnx.Module], *args, method: str = "__call__", **kwargs
+) -> Model:
     """Pure `init` and `apply` for `module(*args, **kwargs)`.
 
     Only `jax.jit`, `grad`, `vmap` and `scan` are then needed; the transforms of Flax are not.
@@ -15,11 +17,12 @@ def functional(module: Callable[..., nnx.Module], *args, **kwargs) -> Model:
     Args:
       module: a module class whose `__init__` takes `rngs`.
       *args: what it takes before that.
+      method: which of its methods `apply` calls.
       **kwargs: likewise, by name.
 
     Returns:
       Model: `init(key)` gives a nested dict of arrays and may be jitted, or vmapped over keys;
-      `apply(params, *inputs, **options)` calls the module with those parameters.
+      `apply(params, *inputs, **options)` calls the module, or `method`, with those parameters.
     """
 
     def build(seed):
@@ -31,6 +34,6 @@ def functional(module: Callable[..., nnx.Module], *args, **kwargs) -> Model:
         return nnx.to_pure_dict(nnx.state(build(key)))
 
     def apply(params, *inputs, **options):
-        return nnx.merge(structure, params)(*inputs, **options)
+        return getattr(nnx.merge(structure, params), method)(*inputs, **options)
 
     return Model(init, apply)
