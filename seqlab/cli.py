@@ -83,7 +83,7 @@ def main(
     plot: Callable[[Path], object] | None = None,
     argv: Sequence[str] | None = None,
     *,
-    predict: Callable[[Path, Path], object] | None = None,
+    predict: Callable[..., object] | None = None,
 ) -> Path:
     """Runs an experiment from the command line and says where its results are.
 
@@ -103,7 +103,8 @@ def main(
       plot: draws figures from a run directory's files, `plot(run_dir)`.
       argv: the flags; the process's own if None.
       predict: prints what the model of a finished run answers, `predict(run_dir, source)`, where
-        the source is the file that was named, or "-".
+        the source is the file that was named, or "-"; fields that the config class names in
+        `may_ask` may be given on the command line, and are handed over by name.
 
     Returns:
       The run directory.
@@ -259,10 +260,16 @@ def _predict(command: Command, predict: Callable | None, module: str) -> Path:
     record = read_run(path).record
     _check_experiment(path, record, experiment)
     config = config_of(type(command.config), record, path)
-    if dataclasses.replace(command, predict=None, from_run=None) != Command(config):
-        raise InputError("--predict asks a model as it is: it takes --from-run and no other flag")
+    names = getattr(config, "may_ask", ())
+    asked = {name: getattr(command.config, name) for name in names}
+    changed = dataclasses.replace(config, **asked)
+    if dataclasses.replace(command, predict=None, from_run=None) != Command(changed):
+        flags = ["--from-run", *(f"--{name.replace('_', '-')}" for name in names)]
+        raise InputError(
+            f"--predict asks a model as it is: it takes {', '.join(flags)} and no other flag"
+        )
     _keep_compiled_programs()
-    predict(path, command.predict)
+    predict(path, command.predict, **asked)
     return path
 
 

@@ -37,6 +37,25 @@ def _cross_entropy(logits, labels):
     return (jnp.log(total) - at_label)[..., 0], exps * (1 / total)
 
 
+def smoothed_cross_entropy(logits: Array, labels: Array, smoothing: float) -> Array:
+    """Cross-entropy to (1 - eps) [label] + eps / V, in nats, [...], from logits [..., V].
+
+    Its least value is not 0 but the entropy of that distribution.
+
+    Args:
+      logits: [..., V].
+      labels: integers, [...].
+      smoothing: eps, 0 for `cross_entropy`.
+
+    References: Szegedy et al., 2016, section 7.
+    """
+    own = cross_entropy(logits, labels)
+    if not smoothing:
+        return own
+    others = jax.nn.logsumexp(logits, axis=-1) - jnp.mean(logits, axis=-1)
+    return (1 - smoothing) * own + smoothing * others
+
+
 def binary_cross_entropy(logits: Array, labels: Array) -> Array:
     """-log p(label) in nats for p = sigmoid(logits), [...]; labels 0 or 1, [...]."""
     return optax.sigmoid_binary_cross_entropy(logits, labels)

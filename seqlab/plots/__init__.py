@@ -73,6 +73,13 @@ from seqlab.plots.language import (
     token_surprise,
 )
 from seqlab.plots.memory import beyond_trained_length, learning_curves, success_against_length
+from seqlab.plots.pairs import (
+    exposure_bias,
+    pair_maps,
+    pair_reach,
+    score_by_length,
+    translator_training,
+)
 from seqlab.plots.speed import time_ratios
 from seqlab.plots.style import band, new_figure, pick, save
 from seqlab.plots.training import training_curves
@@ -97,6 +104,7 @@ __all__ = [
     "embedding_training",
     "error_wall",
     "exponents_over_training",
+    "exposure_bias",
     "gated_phase",
     "gradient_curves",
     "lead_errors",
@@ -111,6 +119,8 @@ __all__ = [
     "neighbour_overlaps",
     "nets_training",
     "new_figure",
+    "pair_maps",
+    "pair_reach",
     "past_gradients",
     "path_curves",
     "perplexity_by_context",
@@ -125,6 +135,7 @@ __all__ = [
     "rung_gradients",
     "rung_results",
     "save",
+    "score_by_length",
     "sensitivity_by_memory",
     "sensitivity_over_time",
     "share_curves",
@@ -137,6 +148,7 @@ __all__ = [
     "track_map",
     "training_curves",
     "training_heatmap",
+    "translator_training",
     "truncated_training",
     "truncation_bias",
     "truncation_schemes",

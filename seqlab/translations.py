@@ -1,0 +1,125 @@
+"""How good what an encoder-decoder has written is: BLEU, chrF, exact match; imports no jax."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from seqlab.metrics import Interval, bootstrap
+
+
+class References(NamedTuple):
+    """Distinct sources, and all that may be answered to each.
+
+    Attributes:
+      sources: texts.
+      answers: of each source, its targets.
+      members: of each source, the numbers of its pairs.
+    """
+
+    sources: list[str]
+    answers: list[list[str]]
+    members: list[list[int]]
+
+
+def references(sources: Sequence[str], targets: Sequence[str]) -> References:
+    """Pairs by their source, in the order in which each is first met."""
+    members: dict[str, list[int]] = {}
+    for number, source in enumerate(sources):
+        members.setdefault(source, []).append(number)
+    answers = [list(dict.fromkeys(targets[i] for i in own)) for own in members.values()]
+    return References(list(members), answers, list(members.values()))
+
+
+def scores(
+    outputs: Sequence[str], answers: Sequence[Sequence[str]], *, tokenize: str
+) -> dict[str, Any]:
+    """BLEU and chrF of a corpus, with the signatures of sacrebleu, and the share of exact matches.
+
+    Args:
+      outputs: of each source, what was written.
+      answers: of each source, its references.
+      tokenize: how sacrebleu cuts texts for BLEU: "none" for texts that are cut already, "char",
+        "13a".
+
+    Returns:
+      bleu, bleu_signature, chrf, chrf_signature, exact_match (0 .. 1).
+
+    References: Papineni et al., 2002 (BLEU); Popovic, 2015 (chrF); Post, 2018 (signatures).
+    """
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
+
+    streams = _streams(answers)
+    bleu, chrf = BLEU(tokenize=tokenize, force=True), CHRF()
+    found = {
+        "bleu": bleu.corpus_score(list(outputs), streams).score,
+        "chrf": chrf.corpus_score(list(outputs), streams).score,
+    }
+    return {
+        **found,
+        "bleu_signature": str(bleu.get_signature()),
+        "chrf_signature": str(chrf.get_signature()),
+        "exact_match": float(np.mean(exact(outputs, answers))),
+    }
+
+
+def exact(outputs: Sequence[str], answers: Sequence[Sequence[str]]) -> np.ndarray:
+    """Whether each output is one of its references, bool [N]."""
+    return np.array([text in own for text, own in zip(outputs, answers, strict=True)], bool)
+
+
+def bleu_interval(
+    outputs: Sequence[str], answers: Sequence[Sequence[str]], *, tokenize: str, num_draws: int = 100
+) -> Interval:
+    """BLEU of a corpus with its 95 % bootstrap interval over sentences.
+
+    References: Koehn, 2004 (bootstrap of BLEU).
+    """
+    from sacrebleu.metrics.bleu import BLEU
+
+    bleu = BLEU(tokenize=tokenize, force=True)
+
+    def score(rows: list[int]) -> float:
+        own = [answers[i] for i in rows]
+        return bleu.corpus_score([outputs[i] for i in rows], _streams(own)).score
+
+    rng = np.random.default_rng(0)
+    count = len(outputs)
+    drawn = [score(rng.integers(count, size=count).tolist()) for _ in range(num_draws)]
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return Interval(np.asarray(score(list(range(count)))), low, high)
+
+
+def exact_interval(outputs: Sequence[str], answers: Sequence[Sequence[str]]) -> Interval:
+    """Share of exact matches in percent with its 95 % bootstrap interval over sentences."""
+    return bootstrap(100.0 * exact(outputs, answers), np.mean)
+
+
+def position_accuracy(hits: Sequence[np.ndarray], longest: int) -> tuple[np.ndarray, np.ndarray]:
+    """Share of tokens that are right by position, and of how many: [U] and [U].
+
+    Args:
+      hits: of each text, whether each token is right.
+      longest: U, positions that are counted.
+    """
+    right, count = np.zeros(longest), np.zeros(longest, int)
+    for own in hits:
+        size = min(len(own), longest)
+        right[:size] += own[:size]
+        count[:size] += 1
+    return right / np.maximum(count, 1), count
+
+
+def agrees(said: Sequence[int], truth: Sequence[int]) -> np.ndarray:
+    """Of each token of the truth, whether the same stands at that place of what was said."""
+    found = np.zeros(len(truth), bool)
+    size = min(len(said), len(truth))
+    found[:size] = np.asarray(said[:size]) == np.asarray(truth[:size])
+    return found
+
+
+def _streams(answers: Sequence[Sequence[str]]) -> Any:
+    """References as sacrebleu reads them: the n-th of every sentence, None where there is none."""
+    most = max(map(len, answers))
+    return [[own[k] if k < len(own) else None for own in answers] for k in range(most)]
