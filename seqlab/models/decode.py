@@ -15,8 +15,8 @@ import numpy as np
 
 from seqlab.data.vocabulary import EOS, PAD, SOS
 from seqlab.errors import InputError
+from seqlab.models.decoding import Step, Writer
 from seqlab.models.language import draw
-from seqlab.models.seq2seq import Step, Writer
 from seqlab.types import Array, Params
 
 NEVER = (PAD, SOS)
@@ -52,9 +52,9 @@ def greedy(
     """The likeliest token at every step; of equally likely ones that of the smallest id.
 
     Args:
-      writer: of the model, see `seqlab.models.seq2seq.writer`.
+      writer: of the model, such as `seqlab.models.seq2seq.writer` gives.
       params: of the model.
-      sources: [B, S].
+      sources: [B, S], or whatever else the model reads, [B, ...].
       mask: [B, S] bool, True where real.
       max_length: L, the most tokens.
       banned: tokens that are never written, beside <pad> and <sos>.
@@ -136,9 +136,12 @@ def beam_search(
             raise InputError(f"{name} must be 0 or more, got {value}")
     size = beam_size
     memory, first = writer.start(params, sources, mask)
-    num_rows, num_steps = sources.shape[:2]
+    num_rows = sources.shape[0]
     state = jax.tree.map(lambda leaf: jnp.repeat(leaf[:, None], size, axis=1), first)
-    real = jnp.ones((num_rows, num_steps), bool) if mask is None else mask
+    sos = jnp.full((num_rows, size), SOS, jnp.int32)
+    looked = jax.eval_shape(writer.step, params, memory, state, sos).attention
+    num_places = looked.shape[-1]  # of the source, that attention weighs
+    real = jnp.ones((num_rows, num_places), bool) if mask is None else mask
     forbidden = jnp.asarray([*NEVER, *banned])
     dtype = jnp.result_type(jax.tree.leaves(params)[0])
 
@@ -186,12 +189,12 @@ def beam_search(
         state, covered = jax.tree.map(lambda leaf: of(parents, leaf), (step.state, covered))
         return _Beams(length, state, words, totals, tokens, covered, *ended)
 
-    width = num_steps if coverage_penalty else 0
+    width = num_places if coverage_penalty else 0
     shape = (num_rows, size)
     start = _Beams(
         step=jnp.zeros((), jnp.int32),
         state=state,
-        last=jnp.full(shape, SOS, jnp.int32),
+        last=sos,
         # One output to begin with: the others would be its copies.
         log_probs=jnp.full(shape, -jnp.inf, dtype).at[:, 0].set(0.0),
         tokens=jnp.full((*shape, max_length), PAD, jnp.int32),
