@@ -1,6 +1,7 @@
 """The decoder of an encoder-decoder: its memory of the source, its state, its step."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
