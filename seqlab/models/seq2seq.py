@@ -249,7 +249,7 @@ class Seq2Seq(nnx.Module):
                     contexts, attention = cell.look(params, rnn.ys)
                 features = cell.readout(params, rnn.ys, contexts, es)
             if cell.context == "attention" and attention is None:
-                attention = cell.look(params, self._queries(cell, layers, rnn.ys))[1]
+                attention = cell.look(params, self._queries(cell, layers, carries.layers))[1]
             features = dropped(features, self.drop_features, keys[4])
             logits = head(params, features)
         return Seq2SeqOutput(
@@ -342,8 +342,9 @@ class Seq2Seq(nnx.Module):
             parts.append(truth[..., None].astype(es.dtype))
         return jnp.concatenate(parts, axis=-1)
 
-    def _queries(self, cell, layers, tops):
-        """The states that ask, of all steps."""
+    def _queries(self, cell, layers, walked):
+        """The states that ask, of all steps; a masked step leaves the one before as it was."""
+        tops = cell.top(walked)
         if cell.query == "current":
             return tops
         first = cell.top(layers)[..., None, :]
