@@ -37,9 +37,8 @@ import numpy as np
 import optax
 
 from seqlab import averaging, plots, translations
-from seqlab.asking import asked, checked
+from seqlab.asking import asked, best_state, checked
 from seqlab.cells.lookup import lookup
-from seqlab.checkpoint import Checkpoints
 from seqlab.cli import config_of, main
 from seqlab.data.batching import Feed
 from seqlab.data.checks import check_at_least, check_known, check_positive
@@ -57,7 +56,7 @@ from seqlab.errors import InputError
 from seqlab.files import name_of
 from seqlab.models.attention import KINDS
 from seqlab.models.seq2seq import BRIDGES, CONTEXTS, QUERIES
-from seqlab.runlog import CHECKPOINTS, SUMMARY, RunLog, read_run
+from seqlab.runlog import SUMMARY, RunLog, read_run
 from seqlab.session import Session
 from seqlab.train import learning_rate_schedule
 from seqlab.translations import mean_nats
@@ -622,15 +621,8 @@ def load_run(path: Path):
     config = config_of(Config, read_run(path).record, path)
     if config.compare:
         raise InputError(f"{path} has several models; name one of {', '.join(CONTEXTS)} in it")
-    with Checkpoints(path / CHECKPOINTS, writes=False) as checkpoints:
-        best, fault = checkpoints.best_good()
-        if best is None:
-            raise InputError(f"{path} has no good checkpoint{': ' + fault if fault else ''}")
-        files = {
-            name: checkpoints.read_file(best, name)
-            for name in ("vocabularies", "forms", "max_source", "max_length")
-        }
-        state = checkpoints.restore(best, build(config, files)[1]).state
+    names = ("vocabularies", "forms", "max_source", "max_length")
+    state, files = best_state(path, names, lambda files: build(config, files)[1])
     return config.filled(), averaging.model_params(state), files
 
 

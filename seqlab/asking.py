@@ -1,14 +1,46 @@
-"""Lines that a model is asked about: from a file, from standard input, or from a person."""
+"""Asking the model of a finished run: its parameters, and the lines that it is asked about."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+from seqlab.checkpoint import Checkpoints
 from seqlab.data.pairs import as_read
 from seqlab.data.text import read_utf8
 from seqlab.data.vocabulary import Words
 from seqlab.errors import InputError
+from seqlab.runlog import CHECKPOINTS
+from seqlab.train import TrainState
 from seqlab.translator import Translator
+
+
+def best_state(
+    path: Path, names: Sequence[str], build: Callable[[dict[str, Any]], TrainState]
+) -> tuple[TrainState, dict[str, Any]]:
+    """The state of a run's best step, and the files that were saved with it.
+
+    Args:
+      path: of the run.
+      names: of the files.
+      build: (files) -> a state with the shapes to expect.
+
+    Raises:
+      InputError: no checkpoint of the run is good, or it holds other arrays.
+    """
+    with Checkpoints(path / CHECKPOINTS, writes=False) as checkpoints:
+        newest = checkpoints.newest_good()
+        if newest is None:
+            raise InputError(f"{path} has no good checkpoint")
+        files = {name: checkpoints.read_file(newest, name) for name in names}
+        like = build(files)
+        found = checkpoints.restore(newest, like)
+        best, fault = checkpoints.best_good()  # known once a step is restored
+        if fault:
+            raise InputError(f"{path}: the best step, {best}, is damaged: {fault}")
+        if best not in (None, newest):
+            found = checkpoints.restore(best, like)
+    return found.state, files
 
 
 def is_typed(source: Path) -> bool:

@@ -114,16 +114,18 @@ class Fed:
     `fed_mask` and `labels` [B, U], `is_real` and `ids` [B]. In scheduled sampling there is `truth`
     [B, U] too, False where the decoder is fed its own last word; the share of truth falls in a line
     from 1 at batch 0 to `share` at batch `num_batches`, and stays there. The first is always true.
+    Where it is `rounded`, sources are padded to 2^k or 3 2^k steps: sets that differ in their
+    lengths then share their programs.
 
     References: Bengio et al., 2015, section 2.4 (linear decay).
     """
 
     def __init__(
         self, buckets: Buckets, *, share: float = 1.0, falls: bool = True, num_batches: int = 1,
-        seed: int = 0,
+        seed: int = 0, rounded: bool = False,
     ):  # fmt: skip
         self._buckets, self._share, self._falls = buckets, share, falls
-        self._num_batches, self._seed = num_batches, seed
+        self._num_batches, self._seed, self._rounded = num_batches, seed, rounded
 
     @property
     def batches_per_epoch(self) -> int:
@@ -133,6 +135,10 @@ class Fed:
     def batch(self, number: int) -> Batch:
         """Batch `number`, always the same."""
         batch = self._buckets.batch(number)
+        if self._rounded:
+            more = rounded_up(batch["xs"].shape[1]) - batch["xs"].shape[1]
+            for name in ("xs", "mask"):
+                batch[name] = np.pad(batch[name], ((0, 0), (0, more)))
         targets, mask = batch.pop("targets"), batch.pop("targets_mask")
         batch["fed"], batch["labels"] = targets[:, :-1], targets[:, 1:]
         batch["fed_mask"] = mask[:, 1:]
@@ -143,6 +149,12 @@ class Fed:
             batch["truth"] = rng.random(batch["fed"].shape) < share
             batch["truth"][:, 0] = True
         return batch
+
+
+def rounded_up(length: int) -> int:
+    """The least of 2^k and 3 2^k, 8 at least, that is not below a length."""
+    power = max(8, 1 << (length - 1).bit_length())
+    return 3 * power // 4 if length <= 3 * power // 4 else power
 
 
 class Output(NamedTuple):

@@ -61,7 +61,7 @@ ALLOWED = {
     },
     "translations": {"metrics"},
     "translator": {"types", "data", "cells", "models", "losses", "gradflow", "train"},
-    "asking": {"data", "translator"},
+    "asking": {"data", "checkpoint", "runlog", "train", "translator"},
     "baselines": set(),
     "runlog": {"writers", "files"},
     "plots": {"runlog", "geodesy"},
