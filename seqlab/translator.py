@@ -7,7 +7,7 @@ and never `<pad>`.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ from seqlab.losses import cross_entropy, masked_mean, smoothed_cross_entropy
 from seqlab.models import decode
 from seqlab.models.attention import Attention
 from seqlab.models.functional import functional
-from seqlab.models.seq2seq import Seq2Seq, Writer, writer
+from seqlab.models.seq2seq import Seq2Seq, Seq2SeqOutput, Writer, writer
 from seqlab.train import TrainState, TrainStep, init_state, make_train_step
 from seqlab.types import Array, Model, Params
 
@@ -273,7 +273,7 @@ class Translator:
           max_targets: tokens of each target that are looked at, from its first; None for all.
         """
         ids = self.sources(sources)
-        xs, mask = pad_tokens(ids, max(map(len, ids)))
+        xs, mask = pad_tokens(ids, rounded_up(max(map(len, ids))))
         ys = self.targets(targets)
         whole, real = pad_tokens(ys, max(map(len, ys)))
         end = None if max_targets is None else max_targets + 1
@@ -282,7 +282,6 @@ class Translator:
         is_plain = self.plan.num_layers == 1 and not self.plan.bidirectional
         top = f"layer_{self.plan.num_layers - 1}"
 
-        @jax.jit
         def measure(params, xs, mask, fed, labels, fed_mask):
             def losses(output):
                 return jnp.where(fed_mask, cross_entropy(output.logits, labels), 0.0)
@@ -291,9 +290,12 @@ class Translator:
                 self.model.apply, losses, params, xs, mask, fed, fed_mask,
                 part=lambda carry: carry if is_plain else carry[top], batch_size=4,
             )  # fmt: skip
-            return norms, self.model.apply(params, xs, mask, fed, fed_mask).attention
+            output = cast(Seq2SeqOutput, self.model.apply(params, xs, mask, fed, fed_mask))
+            return norms, output.attention
 
-        norms, attention = measure(params, xs, mask, fed, labels, fed_mask)
+        if "looks" not in self._compiled:
+            self._compiled["looks"] = jax.jit(measure)
+        norms, attention = self._compiled["looks"](params, xs, mask, fed, labels, fed_mask)
         attention = None if attention is None else np.asarray(attention, float)
         return Looks(np.asarray(norms, float), attention, xs, mask, labels, fed_mask)
 

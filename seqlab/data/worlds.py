@@ -17,7 +17,7 @@ against d shows how far back a model still finds what it needs: with one fact th
 about Mary's place, with two first who has the apple, or had it, and then where she is, or was.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import numpy as np
 
@@ -114,7 +114,9 @@ class _Story:
     def question(self, asked, answer, facts, kind, number) -> Question:
         return Question(tuple(self.sentences), asked, answer, tuple(facts), kind, number)
 
-    def happens(self, count: int, still: set[str] = frozenset(), hands_off=frozenset()) -> None:
+    def happens(
+        self, count: int, still: Set[str] = frozenset(), hands_off: Set[str] = frozenset()
+    ) -> None:
         """So many sentences in which nobody of `still` moves and nothing of `hands_off` changes."""
         for _ in range(count):
             drops = [(who, thing) for thing, who in self.held.items() if thing not in hands_off]
@@ -152,4 +154,4 @@ class _Story:
         return len(self.sentences) - 1
 
     def any(self, items: Sequence[str]) -> str:
-        return items[self.rng.integers(len(items))]
+        return items[int(self.rng.integers(len(items)))]
