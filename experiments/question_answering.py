@@ -322,8 +322,9 @@ def begin(config: Config, translator: Translator, num_steps: int):
     config = config.filled()
     # Without an end to fall to, tasks of different sizes have one program.
     kind = "constant" if config.dataset == "babi" else "cosine"
-    how = {} if kind == "constant" else {"num_steps": num_steps, "final": 0.02}
-    rate = learning_rate_schedule(kind, cast(float, config.learning_rate), **how)
+    rate = learning_rate_schedule(
+        kind, cast(float, config.learning_rate), num_steps=num_steps, final=0.02
+    )
     return translator.training(
         optax.adam(rate), smoothing=cast(float, config.smoothing), clip_norm=config.clip_norm,
         seed=config.seed,
