@@ -84,6 +84,7 @@ SMALL = {
     "learning_rate": 5e-3, "drop_inputs": 0.0, "drop_features": 0.0, "smoothing": 0.0,
     "beam_size": 1, "length_penalty": 0.0, "min_count": 1, "num_buckets": 2, "tied": False,
 }  # fmt: skip
+OWN = {"dates": {"num_epochs": 3}, "addition": {"num_train": 50_000}}  # of made-up sets
 LARGE = {
     "embed_size": 256, "hidden_size": 256, "batch_size": 64, "num_epochs": 12, "patience": 3,
     "learning_rate": 2e-3, "drop_inputs": 0.3, "drop_features": 0.3, "smoothing": 0.1,
@@ -182,7 +183,7 @@ class Config:
     max_source: int | None = None
     """longest source that is read, in tokens; None: twice the longest of the training part"""
     num_train: int | None = None
-    """pairs of a made-up set to train on; None: 20000"""
+    """pairs of a made-up set to train on; None: 20000, 50000 for addition"""
     longest: int | None = None
     """letters of a string, or digits of a number; None: 20, 5 for addition"""
     batch_size: int | None = None
@@ -190,7 +191,7 @@ class Config:
     num_buckets: int | None = None
     """shapes that a batch may have; None: 2, 8 for real sets"""
     num_epochs: int | None = None
-    """None: 8, 12 for real sets"""
+    """None: 8, 3 for dates, 12 for real sets"""
     patience: int | None = None
     """epochs without a better validation loss after which to stop; None: 8, 3 for real sets"""
     average_from: int | None = None
@@ -264,7 +265,7 @@ class Config:
     def filled(self) -> "Config":
         """The same with what suits the texts in place of None."""
         is_small = self.dataset in MADE_UP and self.corpus is None
-        values: dict[str, Any] = SMALL if is_small else LARGE
+        values: dict[str, Any] = SMALL | OWN.get(self.dataset, {}) if is_small else LARGE
         return replace(
             self, **{name: value for name, value in values.items() if getattr(self, name) is None}
         )
@@ -330,7 +331,7 @@ def build(config: Config, files, num_steps: int = 1_000_000_000):
 
 def run(config: Config, log: RunLog) -> None:
     """Trains one model, or all three, and looks inside."""
-    data = load(config)
+    data = load(config.filled())
     if config.compare:
         compare(config, log, data)
     else:
