@@ -393,6 +393,9 @@ def test_outputs_of_other_lengths_are_written_by_the_same_program():
     assert traces == [(B, S)]
 
 
+drawn = partial(sample, key=None)
+
+
 @pytest.mark.parametrize(
     ("search", "options", "message"),
     [
@@ -409,6 +412,9 @@ def test_outputs_of_other_lengths_are_written_by_the_same_program():
             {"max_length": 1, "beam_size": 1, "coverage_penalty": float("nan")},
             "coverage_penalty must be 0 or more, got nan",
         ),
+        (drawn, {"max_length": 1, "temperature": -1.0}, "temperature must be 0 or more, got -1"),
+        (drawn, {"max_length": 1, "top_k": 0}, "top_k must be 1 or more, got 0"),
+        (drawn, {"max_length": 1, "top_p": 1.5}, r"top_p must be above 0 and at most 1, got 1\.5"),
     ],
 )
 def test_searches_that_cannot_be_are_told_in_one_line(search, options, message):

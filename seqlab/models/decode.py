@@ -15,7 +15,7 @@ import numpy as np
 
 from seqlab.data.vocabulary import EOS, PAD, SOS
 from seqlab.errors import InputError
-from seqlab.models.language import draw
+from seqlab.models.language import check_drawing, draw
 from seqlab.models.seq2seq import Step, Writer
 from seqlab.types import Array, Params
 
@@ -85,7 +85,11 @@ def sample(
     """Tokens drawn from the model; the rules are those of `seqlab.models.language.draw`.
 
     The arguments are those of `greedy`; the same key, the same tokens.
+
+    Raises:
+      InputError: numbers out of range.
     """
+    check_drawing(temperature, top_k, top_p)
 
     def choose(log_probs, key):
         return draw(log_probs, key, temperature=temperature, top_k=top_k, top_p=top_p)
