@@ -31,7 +31,7 @@ def answer_accuracy(
       title: of the figure.
     """
     tasks = list(next(iter(models.values())))
-    width = max(4.6, 1.8 + 0.36 * len(tasks) * (1 + 0.35 * (len(models) - 1)))
+    width = max(6.0, 1.8 + 0.36 * len(tasks) * (1 + 0.35 * (len(models) - 1)))
     figure, (axes,) = new_figure(1, width=min(width, 12.0), height=3.8)
     at = np.arange(len(tasks))
     spread = 0.5 / max(len(models), 1)
@@ -56,7 +56,7 @@ def answer_accuracy(
     axes.set(xlabel="task" if published else "facts that the answer rests on",
              ylabel="answers right, %", ylim=(0, 103), xlim=(-0.6, len(tasks) - 0.4))  # fmt: skip
     axes.set_title(f"{title}; bars: 95 %, Wilson", fontsize=10)
-    shared_legend(figure, [axes], below=len(tasks) > 4)
+    shared_legend(figure, [axes], below=True)
     return figure
 
 
