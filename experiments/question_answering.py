@@ -85,7 +85,7 @@ FILES = ("vocabularies", "forms", "max_source", "max_length")
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "world": {
-        "embed_size": 32, "hidden_size": 64, "batch_size": 64, "num_epochs": 12, "patience": 12,
+        "embed_size": 32, "hidden_size": 64, "batch_size": 64, "num_epochs": 8, "patience": 8,
         "learning_rate": 3e-3, "drop_inputs": 0.0, "drop_features": 0.0, "smoothing": 0.0,
         "num_buckets": 3,
     },
@@ -127,7 +127,7 @@ class Config:
     max_distance: int | None = None
     """of the world, sentences between the oldest fact and the question; None: 12"""
     num_train: int | None = None
-    """questions about the world to train on; None: 10000"""
+    """questions about the world to train on; None: 30000"""
     korean: str | None = None
     """what a token of Korean is: char, jamo or subword; None: char"""
     compare: bool = False
@@ -169,9 +169,9 @@ class Config:
     num_buckets: int | None = None
     """shapes that a batch may have; None: 4, 3 for the world"""
     num_epochs: int | None = None
-    """None: 12 for the world, 30 for babi, 15 for Korean"""
+    """None: 8 for the world, 30 for babi, 15 for Korean"""
     patience: int | None = None
-    """epochs without a better validation figure after which to stop; None: 12, 10 for babi, 3 for
+    """epochs without a better validation figure after which to stop; None: 8, 10 for babi, 3 for
     Korean"""
     learning_rate: float | None = None
     """of Adam; falls along half a cosine but for babi; None: 0.003, 0.002 for Korean"""
@@ -272,7 +272,7 @@ def load(config: Config) -> Data:
     if config.dataset == "babi":
         parts = load_babi(TASKS)
         return of_tasks(parts, story_pairs("babi", parts), config.tasks or TASKS)
-    sizes = {"train": config.num_train or 10_000, "valid": NUM_VALID, "test": NUM_TEST}
+    sizes = {"train": config.num_train or 30_000, "valid": NUM_VALID, "test": NUM_TEST}
     if config.num_train is not None:
         few = max(50, config.num_train // 10)
         sizes |= {"valid": min(NUM_VALID, few), "test": min(NUM_TEST, 2 * few)}

@@ -84,11 +84,12 @@ class _Story:
         self.lies: dict[str, str | None] = {}  # thing -> where it was dropped, None where unknown
 
     def ask(self, kind: str, distance: int, number: int) -> Question:
-        who, place, thing = self.any(PEOPLE), self.any(PLACES), self.any(THINGS)
+        who, thing = self.any(PEOPLE), self.any(THINGS)
         num_before = int(self.rng.integers(self.lead, endpoint=True))
         if kind == "one":
             self.happens(num_before)
-            facts = [self.move(who, place)]
+            facts = [self.move(who)]
+            place = self.where[who]
             self.happens(distance, still={who})
             return self.question(f"where is {who} ?", place, facts, kind, number)
         middle = int(self.rng.integers(distance))
@@ -97,7 +98,8 @@ class _Story:
             self.happens(num_before, hands_off={thing})
             facts = [self.take(who, thing)]
             self.happens(middle, still={who}, hands_off={thing})
-            facts.append(self.move(who, place))
+            facts.append(self.move(who))
+            place = self.where[who]
             self.happens(distance - 1 - middle, still={who}, hands_off={thing})
         else:
             # Who drops it has taken it before, where there is a sentence for that.
@@ -105,7 +107,8 @@ class _Story:
             self.held[thing] = who
             if num_before:
                 self.take(who, thing)
-            facts = [self.move(who, place)]
+            facts = [self.move(who)]
+            place = self.where[who]
             self.happens(middle, still={who}, hands_off={thing})
             facts.append(self.drop(who, thing))
             self.happens(distance - 1 - middle, hands_off={thing})
@@ -133,12 +136,12 @@ class _Story:
             elif kind < 0.4 and takes:
                 self.take(*takes[self.rng.integers(len(takes))])
             else:
-                who = self.any([each for each in PEOPLE if each not in still])
-                self.move(who, self.any([p for p in PLACES if p != self.where.get(who)]))
+                self.move(self.any([each for each in PEOPLE if each not in still]))
 
-    def move(self, who: str, place: str) -> int:
-        self.where[who] = place
-        return self.tell(f"{who} {self.any(MOVES)} the {place} .")
+    def move(self, who: str) -> int:
+        """Never to where they are: no two sentences say the same of them."""
+        self.where[who] = self.any([place for place in PLACES if place != self.where.get(who)])
+        return self.tell(f"{who} {self.any(MOVES)} the {self.where[who]} .")
 
     def take(self, who: str, thing: str) -> int:
         self.held[thing] = who

@@ -12,7 +12,12 @@ from seqlab.plots.style import COLOURS, MARKERS, band, cycle, legend, new_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FEW = 6  # tasks that can be told apart by colour
+FEW = 6  # tasks that go side by side
+
+
+def reach(middle: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """How far the ends of intervals are away, [2, N]; never below 0, as rounding might have it."""
+    return np.maximum([middle - low, high - middle], 0.0)
 
 
 def answer_accuracy(
@@ -31,7 +36,7 @@ def answer_accuracy(
       title: of the figure.
     """
     tasks = list(next(iter(models.values())))
-    width = max(4.6, 1.8 + 0.36 * len(tasks) * (1 + 0.35 * (len(models) - 1)))
+    width = max(6.0, 1.8 + 0.36 * len(tasks) * (1 + 0.35 * (len(models) - 1)))
     figure, (axes,) = new_figure(1, width=min(width, 12.0), height=3.8)
     at = np.arange(len(tasks))
     spread = 0.5 / max(len(models), 1)
@@ -41,7 +46,7 @@ def answer_accuracy(
             for key in ("accuracy", "low", "high")
         )
         x = at + (k - (len(models) - 1) / 2) * spread
-        axes.errorbar(x, middle, yerr=[middle - low, high - middle], color=colour, linestyle="",
+        axes.errorbar(x, middle, yerr=reach(middle, low, high), color=colour, linestyle="",
                       marker=MARKERS[k % len(MARKERS)], markersize=5, capsize=2,
                       label=name)  # fmt: skip
     floor = [100 * next(iter(models.values()))[task]["majority_accuracy"] for task in tasks]
@@ -56,7 +61,7 @@ def answer_accuracy(
     axes.set(xlabel="task" if published else "facts that the answer rests on",
              ylabel="answers right, %", ylim=(0, 103), xlim=(-0.6, len(tasks) - 0.4))  # fmt: skip
     axes.set_title(f"{title}; bars: 95 %, Wilson", fontsize=10)
-    shared_legend(figure, [axes], below=len(tasks) > 4)
+    shared_legend(figure, [axes], below=True)
     return figure
 
 
@@ -125,7 +130,7 @@ def supporting_facts(models: Mapping[str, Sequence[Mapping[str, Any]]], *, title
                 for end in ("", "_low", "_high")
             )
             word = "right" if is_right else "wrong"
-            axes.errorbar(at + shift, middle, yerr=[middle - low, high - middle], color=colour,
+            axes.errorbar(at + shift, middle, yerr=reach(middle, low, high), color=colour,
                           marker=marker, linestyle="", capsize=2, markersize=4.5,
                           label=f"answered {word}")  # fmt: skip
             even = 100 * np.array([row["even"] for row in rows], float)
