@@ -27,7 +27,6 @@ the distance between the two.
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, cast
@@ -38,37 +37,34 @@ import numpy as np
 import optax
 
 from seqlab import averaging, plots, translations
+from seqlab.asking import asked, best_state, checked
 from seqlab.cells.lookup import lookup
-from seqlab.checkpoint import Checkpoints
 from seqlab.cli import config_of, main
-from seqlab.data.batching import Feed, pad_tokens
+from seqlab.data.batching import Feed
 from seqlab.data.checks import check_at_least, check_known, check_positive
 from seqlab.data.pairs import (
     DATASETS,
     KOREAN,
     STRING_TASKS,
     Pairs,
-    as_read,
     as_shown,
     load_pairs,
     string_pairs,
 )
-from seqlab.data.text import read_utf8
-from seqlab.data.vocabulary import Words
 from seqlab.devices import Devices, local
 from seqlab.errors import InputError
 from seqlab.files import name_of
-from seqlab.gradflow.pairs import pair_gradients
-from seqlab.losses import cross_entropy
 from seqlab.models.attention import KINDS
 from seqlab.models.seq2seq import BRIDGES, CONTEXTS, QUERIES
-from seqlab.runlog import CHECKPOINTS, SUMMARY, RunLog, read_run
+from seqlab.runlog import SUMMARY, RunLog, read_run
 from seqlab.session import Session
-from seqlab.train import init_state, learning_rate_schedule, make_train_step
+from seqlab.train import learning_rate_schedule
+from seqlab.translations import mean_nats
 from seqlab.translator import (
     Fed,
     Plan,
     Translator,
+    label,
     learn_sides,
     sides_from_json,
     sides_to_json,
@@ -88,6 +84,7 @@ SMALL = {
     "learning_rate": 5e-3, "drop_inputs": 0.0, "drop_features": 0.0, "smoothing": 0.0,
     "beam_size": 1, "length_penalty": 0.0, "min_count": 1, "num_buckets": 2, "tied": False,
 }  # fmt: skip
+OWN = {"dates": {"num_epochs": 3}, "addition": {"num_train": 50_000}}  # of made-up sets
 LARGE = {
     "embed_size": 256, "hidden_size": 256, "batch_size": 64, "num_epochs": 12, "patience": 3,
     "learning_rate": 2e-3, "drop_inputs": 0.3, "drop_features": 0.3, "smoothing": 0.1,
@@ -186,7 +183,7 @@ class Config:
     max_source: int | None = None
     """longest source that is read, in tokens; None: twice the longest of the training part"""
     num_train: int | None = None
-    """pairs of a made-up set to train on; None: 20000"""
+    """pairs of a made-up set to train on; None: 20000, 50000 for addition"""
     longest: int | None = None
     """letters of a string, or digits of a number; None: 20, 5 for addition"""
     batch_size: int | None = None
@@ -194,7 +191,7 @@ class Config:
     num_buckets: int | None = None
     """shapes that a batch may have; None: 2, 8 for real sets"""
     num_epochs: int | None = None
-    """None: 8, 12 for real sets"""
+    """None: 8, 3 for dates, 12 for real sets"""
     patience: int | None = None
     """epochs without a better validation loss after which to stop; None: 8, 3 for real sets"""
     average_from: int | None = None
@@ -268,7 +265,7 @@ class Config:
     def filled(self) -> "Config":
         """The same with what suits the texts in place of None."""
         is_small = self.dataset in MADE_UP and self.corpus is None
-        values: dict[str, Any] = SMALL if is_small else LARGE
+        values: dict[str, Any] = SMALL | OWN.get(self.dataset, {}) if is_small else LARGE
         return replace(
             self, **{name: value for name, value in values.items() if getattr(self, name) is None}
         )
@@ -326,19 +323,15 @@ def build(config: Config, files, num_steps: int = 1_000_000_000):
     optimizer = optax.adam(rate)
     if config.average_from is not None:
         optimizer = averaging.averaged(optimizer)
-
-    def loss_fn(params, batch, key):
-        return translator.loss(params, batch, key, cast(float, config.smoothing))
-
-    key_params, key_steps = jax.random.split(jax.random.key(config.seed))
-    params = jax.jit(translator.model.init)(key_params)
-    step = make_train_step(loss_fn, optimizer, clip_norm=config.clip_norm)
-    return step, init_state(params, optimizer, key_steps)
+    return translator.training(
+        optimizer, smoothing=cast(float, config.smoothing), clip_norm=config.clip_norm,
+        seed=config.seed,
+    )  # fmt: skip
 
 
 def run(config: Config, log: RunLog) -> None:
     """Trains one model, or all three, and looks inside."""
-    data = load(config)
+    data = load(config.filled())
     if config.compare:
         compare(config, log, data)
     else:
@@ -441,18 +434,6 @@ def train(config: Config, log: RunLog, data: Pairs) -> None:
     figures["train_pairs_per_s"] = rate and rate * len(data.sources["train"]) / per_epoch
     log.table(f"{data.name}, test", table(data.name, {label(config): figures}))
     log.finish(**own, **figures)
-
-
-def label(config: Config) -> str:
-    """A model in a few words."""
-    if config.context != "attention":
-        return f"{config.cell}, {'fixed vector' + ' at every step' * (config.context == 'every')}"
-    return f"{config.cell}, {config.attention} attention"
-
-
-def mean_nats(nats: list[np.ndarray]) -> float:
-    """A token, `<eos>` too."""
-    return float(np.concatenate(nats).mean())
 
 
 def write(translator: Translator, params, texts: list[str], files, **how: Any) -> list[str]:
@@ -562,30 +543,11 @@ def exposure_bias(translator, params, data, hits, files, log) -> None:
 def look_inside(config, translator, params, data, files, log) -> None:
     """Gradients through the pair: one map, and norms by the distance between its two steps."""
     sources, targets = data.sources["test"], data.targets["test"]
-    ids = translator.sources(sources)
-    own = np.array([len(each) for each in ids])
+    own = np.array([len(each) for each in translator.sources(sources)])
     middle = np.argsort(np.abs(own - np.median(own)), kind="stable")[:NUM_PROBED]
     chosen = np.sort(middle).tolist()
-    xs, mask = pad_tokens([ids[i] for i in chosen], int(own[chosen].max()))
-    ys = translator.targets([targets[i] for i in chosen])
-    whole, real = pad_tokens(ys, max(map(len, ys)))
-    fed, labels, fed_mask = whole[:, :-1], whole[:, 1:], real[:, 1:]
-    top = f"layer_{config.num_layers - 1}"
-    is_plain = config.num_layers == 1 and not config.bidirectional
-
-    @jax.jit
-    def measure(params):
-        def losses(output):
-            return jnp.where(fed_mask, cross_entropy(output.logits, labels), 0.0)
-
-        norms = pair_gradients(
-            translator.model.apply, losses, params, xs, mask, fed, fed_mask,
-            part=lambda carry: carry if is_plain else carry[top], batch_size=4,
-        )  # fmt: skip
-        return norms, translator.model.apply(params, xs, mask, fed, fed_mask).attention
-
-    norms, attention = measure(params)
-    norms = np.asarray(norms, float)
+    looks = translator.looks(params, [sources[i] for i in chosen], [targets[i] for i in chosen])
+    norms, attention, xs, mask, labels, fed_mask = looks
     step = -1 if config.reverse_source else 1
     for row in range(min(2, len(chosen))):
         size = int(mask[row].sum())
@@ -593,7 +555,7 @@ def look_inside(config, translator, params, data, files, log) -> None:
         names = [translator.sides[0].token(i) for i in xs[row, :size].tolist()]
         fields: dict[str, Any] = {"log_norm": norms[row, : int(fed_mask[row].sum())][:, order]}
         if attention is not None:
-            own_map = np.asarray(attention)[row, : int(fed_mask[row].sum())]
+            own_map = attention[row, : int(fed_mask[row].sum())]
             fields["attention"] = own_map[:, order]
         log.write(
             step=0, result="map", source=[names[i] for i in order],
@@ -660,15 +622,8 @@ def load_run(path: Path):
     config = config_of(Config, read_run(path).record, path)
     if config.compare:
         raise InputError(f"{path} has several models; name one of {', '.join(CONTEXTS)} in it")
-    with Checkpoints(path / CHECKPOINTS, writes=False) as checkpoints:
-        best, fault = checkpoints.best_good()
-        if best is None:
-            raise InputError(f"{path} has no good checkpoint{': ' + fault if fault else ''}")
-        files = {
-            name: checkpoints.read_file(best, name)
-            for name in ("vocabularies", "forms", "max_source", "max_length")
-        }
-        state = checkpoints.restore(best, build(config, files)[1]).state
+    names = ("vocabularies", "forms", "max_source", "max_length")
+    state, files = best_state(path, names, lambda files: build(config, files)[1])
     return config.filled(), averaging.model_params(state), files
 
 
@@ -700,61 +655,14 @@ def predict(
     }  # fmt: skip
     if temperature is not None:
         how = {"how": "sample", "temperature": temperature, "max_length": files["max_length"]}
-    is_asking = str(source) == "-" and sys.stdin.isatty()
-    for number, lines in enumerate(asked(source) if is_asking else [read_lines(source)]):
-        texts = checked(lines, translator, files, name_of(source), number if is_asking else 0)
+    for before, lines in asked(source):
+        texts = checked(lines, translator, files["forms"][0], files["max_source"],
+                        name_of(source), before)  # fmt: skip
         for own in translator.write(params, texts, **how):
             for output in own:
                 score = f"{output.score:.4f}\t" if num_best > 1 else ""
                 sys.stdout.write(f"{score}{as_shown(output.text)}\n")
         sys.stdout.flush()
-
-
-def asked(source: Path) -> Iterator[list[str]]:
-    """Lines that somebody types, one at a time."""
-    while True:
-        sys.stderr.write("> ")
-        sys.stderr.flush()
-        line = sys.stdin.readline()
-        if not line:
-            return
-        yield [line.rstrip("\n")]
-
-
-def read_lines(source: Path) -> list[str]:
-    """The lines of a file, or of standard input."""
-    return read_utf8(source).removesuffix("\n").split("\n")
-
-
-def checked(
-    lines: Iterable[str], translator: Translator, files, name: str, before: int
-) -> list[str]:
-    """Lines as the model reads them.
-
-    Raises:
-      InputError: naming the line: nothing to read, too long, or nothing that the model knows.
-    """
-    texts = []
-    for number, line in enumerate(lines, start=before + 1):
-        text = as_read(line, files["forms"][0])
-        if not text.strip():
-            raise InputError(f"{name}, line {number} is empty: nothing to translate")
-        size = len(translator.sides[0].encode(text)) + 1
-        if size > files["max_source"]:
-            raise InputError(
-                f"{name}, line {number} has {size - 1} tokens, the model reads "
-                f"{files['max_source'] - 1} at most: cut it"
-            )
-        unknown = translator.unknown(text)
-        pieces = text.split() if isinstance(translator.sides[0], Words) else text
-        if unknown and len(unknown) == len(set(pieces)):
-            raise InputError(
-                f"{name}, line {number}: the model knows nothing of it ({' '.join(unknown[:5])})"
-            )
-        if unknown:
-            sys.stderr.write(f"{name}, line {number}: unknown {' '.join(unknown)}, read as <unk>\n")
-        texts.append(text)
-    return texts
 
 
 # Figures.

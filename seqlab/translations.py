@@ -31,6 +31,11 @@ def references(sources: Sequence[str], targets: Sequence[str]) -> References:
     return References(list(members), answers, list(members.values()))
 
 
+def mean_nats(nats: Sequence[np.ndarray]) -> float:
+    """A token, `<eos>` too, over texts with these losses."""
+    return float(np.concatenate(nats).mean())
+
+
 def scores(
     outputs: Sequence[str], answers: Sequence[Sequence[str]], *, tokenize: str
 ) -> dict[str, Any]:

@@ -7,11 +7,12 @@ and never `<pad>`.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from seqlab.cells.lookup import make_cell
 from seqlab.data.batching import Batch, Buckets, pad_tokens
@@ -26,11 +27,13 @@ from seqlab.data.vocabulary import (
     vocabulary_from_json,
 )
 from seqlab.errors import InputError
+from seqlab.gradflow.pairs import pair_gradients
 from seqlab.losses import cross_entropy, masked_mean, smoothed_cross_entropy
 from seqlab.models import decode
 from seqlab.models.attention import Attention
 from seqlab.models.functional import functional
-from seqlab.models.seq2seq import Seq2Seq, Writer, writer
+from seqlab.models.seq2seq import Seq2Seq, Seq2SeqOutput, Writer, writer
+from seqlab.train import TrainState, TrainStep, init_state, make_train_step
 from seqlab.types import Array, Model, Params
 
 Sides = tuple[Vocabulary, Vocabulary]
@@ -111,16 +114,18 @@ class Fed:
     `fed_mask` and `labels` [B, U], `is_real` and `ids` [B]. In scheduled sampling there is `truth`
     [B, U] too, False where the decoder is fed its own last word; the share of truth falls in a line
     from 1 at batch 0 to `share` at batch `num_batches`, and stays there. The first is always true.
+    Where it is `rounded`, sources are padded to 2^k or 3 2^k steps: sets that differ in their
+    lengths then share their programs.
 
     References: Bengio et al., 2015, section 2.4 (linear decay).
     """
 
     def __init__(
         self, buckets: Buckets, *, share: float = 1.0, falls: bool = True, num_batches: int = 1,
-        seed: int = 0,
+        seed: int = 0, rounded: bool = False,
     ):  # fmt: skip
         self._buckets, self._share, self._falls = buckets, share, falls
-        self._num_batches, self._seed = num_batches, seed
+        self._num_batches, self._seed, self._rounded = num_batches, seed, rounded
 
     @property
     def batches_per_epoch(self) -> int:
@@ -130,6 +135,10 @@ class Fed:
     def batch(self, number: int) -> Batch:
         """Batch `number`, always the same."""
         batch = self._buckets.batch(number)
+        if self._rounded:
+            more = rounded_up(batch["xs"].shape[1]) - batch["xs"].shape[1]
+            for name in ("xs", "mask"):
+                batch[name] = np.pad(batch[name], ((0, 0), (0, more)))
         targets, mask = batch.pop("targets"), batch.pop("targets_mask")
         batch["fed"], batch["labels"] = targets[:, :-1], targets[:, 1:]
         batch["fed_mask"] = mask[:, 1:]
@@ -140,6 +149,12 @@ class Fed:
             batch["truth"] = rng.random(batch["fed"].shape) < share
             batch["truth"][:, 0] = True
         return batch
+
+
+def rounded_up(length: int) -> int:
+    """The least of 2^k and 3 2^k, 8 at least, that is not below a length."""
+    power = max(8, 1 << (length - 1).bit_length())
+    return 3 * power // 4 if length <= 3 * power // 4 else power
 
 
 class Output(NamedTuple):
@@ -158,6 +173,24 @@ class Output(NamedTuple):
     score: float
     is_ended: bool
     ids: np.ndarray
+
+
+class Looks(NamedTuple):
+    """What `Translator.looks` has found.
+
+    Attributes:
+      log_norms: of d loss_s / d encoder carry_t, natural, of the last layer, [B, U, S].
+      attention: weights [B, U, S], or None.
+      xs, mask: the sources, [B, S].
+      labels, label_mask: the tokens whose losses these are, [B, U].
+    """
+
+    log_norms: np.ndarray
+    attention: np.ndarray | None
+    xs: np.ndarray
+    mask: np.ndarray
+    labels: np.ndarray
+    label_mask: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -213,6 +246,58 @@ class Translator:
         is_right = jnp.argmax(jax.lax.stop_gradient(logits), axis=-1) == batch["labels"]
         accuracy = masked_mean(is_right.astype(losses.dtype), mask)
         return masked_mean(losses, mask), {"weight": jnp.sum(mask), "accuracy": accuracy}
+
+    def training(
+        self, optimizer: optax.GradientTransformation, *, smoothing: float, clip_norm: float | None,
+        seed: int,
+    ) -> tuple[TrainStep, TrainState]:  # fmt: skip
+        """The training step, and the state before the first."""
+
+        def loss_fn(params, batch, key):
+            return self.loss(params, batch, key, smoothing)
+
+        key_params, key_steps = jax.random.split(jax.random.key(seed))
+        params = jax.jit(self.model.init)(key_params)
+        step = make_train_step(loss_fn, optimizer, clip_norm=clip_norm)
+        return step, init_state(params, optimizer, key_steps)
+
+    def looks(
+        self, params: Params, sources: Sequence[str], targets: Sequence[str], *,
+        max_targets: int | None = None,
+    ) -> "Looks":  # fmt: skip
+        """How the loss of each token of some targets depends on each step of their sources.
+
+        Args:
+          params: of the model.
+          sources, targets: texts, B of each.
+          max_targets: tokens of each target that are looked at, from its first; None for all.
+        """
+        ids = self.sources(sources)
+        xs, mask = pad_tokens(ids, rounded_up(max(map(len, ids))))
+        ys = self.targets(targets)
+        whole, real = pad_tokens(ys, max(map(len, ys)))
+        end = None if max_targets is None else max_targets + 1
+        fed, labels, fed_mask = whole[:, :-1], whole[:, 1:end], real[:, 1:end]
+        fed = fed[:, : labels.shape[1]]
+        is_plain = self.plan.num_layers == 1 and not self.plan.bidirectional
+        top = f"layer_{self.plan.num_layers - 1}"
+
+        def measure(params, xs, mask, fed, labels, fed_mask):
+            def losses(output):
+                return jnp.where(fed_mask, cross_entropy(output.logits, labels), 0.0)
+
+            norms = pair_gradients(
+                self.model.apply, losses, params, xs, mask, fed, fed_mask,
+                part=lambda carry: carry if is_plain else carry[top], batch_size=4,
+            )  # fmt: skip
+            output = cast(Seq2SeqOutput, self.model.apply(params, xs, mask, fed, fed_mask))
+            return norms, output.attention
+
+        if "looks" not in self._compiled:
+            self._compiled["looks"] = jax.jit(measure)
+        norms, attention = self._compiled["looks"](params, xs, mask, fed, labels, fed_mask)
+        attention = None if attention is None else np.asarray(attention, float)
+        return Looks(np.asarray(norms, float), attention, xs, mask, labels, fed_mask)
 
     def forced(self, params: Params, fed: Fed) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Of every pair, in order, nats of each token and whether it is the likeliest one.
@@ -349,6 +434,13 @@ class Translator:
             return []
         pieces = text.split() if isinstance(vocabulary, Words) else list(text)
         return list(dict.fromkeys(piece for piece in pieces if UNK in vocabulary.encode(piece)))
+
+
+def label(config: Any) -> str:
+    """The model of an experiment's config, or a `Plan`, in a few words."""
+    if config.context != "attention":
+        return f"{config.cell}, {'fixed vector' + ' at every step' * (config.context == 'every')}"
+    return f"{config.cell}, {config.attention} attention"
 
 
 def learn_sides(

@@ -1,4 +1,6 @@
-"""Attention pooling: weights by hand, over real steps alone, and what they are good for."""
+"""Attention: of each kind by hand, over real steps alone; pooling, and what it is good for."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ from seqlab.cells.lstm import LSTM
 from seqlab.errors import InputError
 from seqlab.gradflow.taps import carry_gradients
 from seqlab.losses import cross_entropy
-from seqlab.models.attention import masked_softmax
+from seqlab.models.attention import KINDS, Attention, attended, masked_softmax
 from seqlab.models.functional import functional
 from seqlab.models.recurrent import ManyToMany, ManyToOne, Recurrent
 from seqlab.recurrence import bidirectional, unroll
@@ -63,6 +65,119 @@ def test_nothing_real_and_what_is_masked(x64):
         spoilt = jnp.where(mask, scores, fill)
         np.testing.assert_array_equal(masked_softmax(spoilt, mask), plain)
         np.testing.assert_array_equal(jax.grad(weighed)(spoilt), slope)
+
+
+# The kinds
+
+Q, S, QUERY, MEMORY = 3, 5, 4, 3
+SETTINGS = {"max_steps": 7, "window": 3.0}
+
+
+def attention(kind, rows=B):
+    """(attention, parameters of which none is zero, queries, memory)."""
+    own = Attention(kind, size=None if kind == "local-p" else 6, **SETTINGS)
+    width = QUERY if kind == "dot" else MEMORY
+    shapes = jax.eval_shape(lambda: own.init(jax.random.key(0), QUERY, width))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda s: jnp.asarray(rng.normal(size=s.shape), s.dtype), shapes)
+    return own, params, normal(1, rows, Q, QUERY), normal(2, rows, S, width)
+
+
+@partial(jax.jit, static_argnums=0)
+def weigh(own, params, queries, memory, mask):
+    return own.weights(params, queries, own.keys(params, memory), mask)
+
+
+def score_by_hand(kind, params, s, h, j, num_real):
+    """e_j of one query and one step of the memory."""
+    if kind in ("additive", "concat"):
+        return params["v"] @ np.tanh(s @ params["W_q"] + h @ params["W_m"])
+    if kind == "dot":
+        return s @ h
+    if kind == "location":
+        return s @ params["W_q"][:, j]
+    score = s @ params["W_q"] @ h
+    if kind == "local-p":
+        share = 1 / (1 + np.exp(-np.tanh(s @ params["W_p"]) @ params["v"]))
+        sigma = SETTINGS["window"] / 2
+        score = score - (j - num_real * share) ** 2 / (2 * sigma**2)
+    return score
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_of_every_kind_by_hand(x64, kind):
+    """Of sum 1 over real steps, 0 elsewhere; all 0 where no step is real."""
+    own, params, queries, memory = attention(kind)
+    found = np.asarray(weigh(own, params, queries, memory, jnp.asarray(MASK)))
+    assert found.shape == (B, Q, S)
+    assert found.dtype == np.float64
+    numbers = jax.tree.map(np.asarray, params)
+    for row, real in enumerate(MASK):
+        for s, weights in zip(np.asarray(queries)[row], found[row], strict=True):
+            scores = [
+                score_by_hand(kind, numbers, s, np.asarray(memory)[row, j], j, real.sum())
+                for j in np.flatnonzero(real)
+            ]
+            shares = np.exp(scores)
+            np.testing.assert_allclose(weights[real], shares / shares.sum(), rtol=0, atol=1e-13)
+            np.testing.assert_array_equal(weights[~real], 0.0)
+    np.testing.assert_allclose(
+        found.sum(axis=-1), np.repeat([[1], [1], [0]], Q, axis=1), atol=1e-13
+    )
+    # Without a mask all steps are real, as in row 0; a sequence alone is a row of a batch.
+    alone = own.weights(params, queries[0], own.keys(params, memory[0]))
+    np.testing.assert_allclose(alone, found[0], rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_masked_memory_holds_is_not_felt(x64, kind):
+    own, params, queries, memory = attention(kind)
+    mask = jnp.asarray(MASK)
+    spoilt = jnp.where(mask[..., None], memory, jnp.nan)
+    np.testing.assert_array_equal(
+        weigh(own, params, queries, spoilt, mask), weigh(own, params, queries, memory, mask)
+    )
+
+
+def test_contexts_are_weighted_sums(x64):
+    weights, memory = normal(1, B, Q, S), normal(2, B, S, MEMORY)
+    expected = [
+        [sum(weights[b, q, j] * memory[b, j] for j in range(S)) for q in range(Q)] for b in range(B)
+    ]
+    np.testing.assert_allclose(attended(weights, memory), expected, rtol=0, atol=1e-13)
+
+
+def test_fresh_parameters_are_those_of_the_equations(x64):
+    sizes = {
+        "additive": {"W_q": (4, 6), "W_m": (3, 6), "v": (6,)},
+        "dot": {},
+        "general": {"W_q": (4, 3)},
+        "location": {"W_q": (4, 7)},
+        "local-p": {"W_q": (4, 3), "W_p": (4, 6), "v": (6,)},
+    }
+    for kind, shapes in sizes.items():
+        own = Attention(kind, size=6, max_steps=7)
+        params = own.init(jax.random.key(0), 4, 4 if kind == "dot" else 3)
+        assert {name: leaf.shape for name, leaf in params.items()} == shapes
+        assert all(leaf.dtype == np.float64 and leaf.any() for leaf in params.values())
+    params = Attention().init(jax.random.key(0), 4, 3)
+    assert params["v"].shape == (4,)  # as wide as the query
+    assert not np.array_equal(params["W_q"][:3], params["W_m"])  # drawn each by itself
+
+
+def test_an_attention_that_cannot_be_is_told_in_one_line():
+    with pytest.raises(InputError, match="attention='luong': expected one of additive, concat"):
+        Attention("luong")
+    for field in ("size", "max_steps", "window"):
+        with pytest.raises(InputError, match=rf"{field}=0\): expected more than 0"):
+            Attention(**{field: 0})
+    with pytest.raises(InputError, match=r"'dot' .* 4 .* 3 .*use 'general'"):
+        Attention("dot").init(jax.random.key(0), 4, 3)
+    own = Attention("location", max_steps=4)
+    params = own.init(jax.random.key(0), 4, 3)
+    assert own.keys(params, jnp.ones((4, 3))).shape == (4, 3)
+    with pytest.raises(InputError, match="4 steps, the memory has 5: raise max_steps"):
+        own.keys(params, jnp.ones((5, 3)))
 
 
 # The pooling

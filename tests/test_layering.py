@@ -59,6 +59,9 @@ ALLOWED = {
         "runlog",
         "session",
     },
+    "translations": {"metrics"},
+    "translator": {"types", "data", "cells", "models", "losses", "gradflow", "train"},
+    "asking": {"data", "checkpoint", "runlog", "train", "translator"},
     "baselines": set(),
     "runlog": {"writers", "files"},
     "plots": {"runlog", "geodesy"},
@@ -66,7 +69,7 @@ ALLOWED = {
 }
 JAX_FREE = {
     "errors", "files", "timing", "geodesy", "data", "scoring", "ngram", "metrics", "forecasts",
-    "forecast_baselines", "alarms", "baselines", "plots", "runlog", "writers",
+    "forecast_baselines", "alarms", "baselines", "translations", "plots", "runlog", "writers",
 }  # fmt: skip
 JAX_FAMILY = {"jax", "jaxlib", "flax", "optax", "orbax"}
 RECORDS_ONLY = {"types", "linalg", "cells", "fast", "recurrence", "gradflow", "losses", "train"}

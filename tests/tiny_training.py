@@ -147,6 +147,7 @@ def goes_on_alike(run, out, flags, at, whole):
     assert lines == expected
     changes = {name for name, value in whole.summary.items() if again.summary[name] != value}
     assert changes <= {"wall_s", "peak_rss_mb", "compile_s", "steps_per_s", "examples_per_s",
+                       "sentences_per_s", "train_pairs_per_s",
                        "resumed"}  # fmt: skip
     assert again.summary["resumed"] == 1
     return again

@@ -39,6 +39,7 @@ FILES_ONLY = {
     "tatoeba_en_ko": ("English sentences and their Korean: the text bilingual.", "CC BY 2.0"),
     "tatoeba_en_fr": ("English sentences and their French.", "CC BY 2.0"),
     "multi30k_en_de": ("Captions in English and German: Multi30k.", "none stated; research"),
+    "babi": ("Questions about small stories, 20 tasks.", "CC BY 3.0"),
     "wikitext-2": ("Articles of Wikipedia, 2 million words.", "CC BY-SA 4.0"),
     "wikitext-103": ("Articles of Wikipedia, 103 million words.", "CC BY-SA 4.0"),
 }

@@ -176,7 +176,7 @@ class Attention:
         steps = jnp.arange(keys.shape[-2], dtype=scores.dtype)
         num_real = keys.shape[-2] if mask is None else jnp.sum(mask, axis=-1)[..., None]
         share = jax.nn.sigmoid(jnp.tanh(project(queries, params["W_p"], "queries")) @ params["v"])
-        away = steps - (num_real * share)[..., None]
+        away = jnp.broadcast_to(steps, scores.shape) - (num_real * share)[..., None]
         return scores - jnp.square(away) / (2 * (self.window / 2) ** 2)
 
 

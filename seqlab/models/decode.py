@@ -16,7 +16,7 @@ import numpy as np
 from seqlab.data.vocabulary import EOS, PAD, SOS
 from seqlab.errors import InputError
 from seqlab.models.decoding import Step, Writer
-from seqlab.models.language import draw
+from seqlab.models.language import check_drawing, draw
 from seqlab.types import Array, Params
 
 NEVER = (PAD, SOS)
@@ -85,7 +85,11 @@ def sample(
     """Tokens drawn from the model; the rules are those of `seqlab.models.language.draw`.
 
     The arguments are those of `greedy`; the same key, the same tokens.
+
+    Raises:
+      InputError: numbers out of range.
     """
+    check_drawing(temperature, top_k, top_p)
 
     def choose(log_probs, key):
         return draw(log_probs, key, temperature=temperature, top_k=top_k, top_p=top_p)
@@ -113,7 +117,8 @@ def beam_search(
     |y| counts <eos>. At every step the tokens that may follow the outputs that go on are ordered by
     log p(y); of the first `beam_size` those that are <eos> end their output, and the first
     `beam_size` that are not go on. A source is done when `beam_size` outputs have ended: with a
-    beam of 1 that is `greedy`. Where fewer have at `max_length`, those that are cut off follow.
+    beam of 1 that is `greedy`. Where fewer have at `max_length`, those that are cut off follow, by
+    their scores.
 
     Args:
       writer, params, sources, mask, max_length, banned: as for `greedy`.
@@ -209,8 +214,9 @@ def beam_search(
     num_ended = jnp.sum(found.ended_log_probs > -jnp.inf, axis=1, keepdims=True)
     places = jnp.broadcast_to(jnp.arange(size), shape)
     is_ended = places < num_ended
-    cut = jnp.where(is_ended, 0, places - num_ended)
     cut_scores = penalised(found.log_probs, found.step.astype(dtype), found.covered)
+    _, order = jax.lax.top_k(cut_scores, size)  # they went on by their log p
+    cut = of(jnp.where(is_ended, 0, places - num_ended), order)
 
     def filled(ended, going_on):
         is_own = is_ended.reshape(*shape, *[1] * (ended.ndim - 2))

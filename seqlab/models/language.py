@@ -239,13 +239,9 @@ def sample(
 
     References: Fan et al., 2018 (top-k); Holtzman et al., 2020, section 3.1 (nucleus).
     """
-    for name, number in (("num_tokens", num_tokens), ("top_k", top_k)):
-        if number is not None and number < 1:
-            raise InputError(f"{name} must be 1 or more, got {number}")
-    if not 0.0 <= temperature < math.inf:
-        raise InputError(f"temperature must be 0 or more, got {temperature}")
-    if top_p is not None and not 0.0 < top_p <= 1.0:
-        raise InputError(f"top_p must be above 0 and at most 1, got {top_p}")
+    if num_tokens < 1:
+        raise InputError(f"num_tokens must be 1 or more, got {num_tokens}")
+    check_drawing(temperature, top_k, top_p)
     prime = jnp.asarray(prime)
     if not prime.shape or prime.shape[-1] == 0:
         raise InputError("the prime is empty: begin with an <eos> for a new sentence")
@@ -274,6 +270,16 @@ def sample(
         return jnp.moveaxis(words, 0, -1)
 
     return write(params, prime, key)
+
+
+def check_drawing(temperature: float, top_k: int | None, top_p: float | None) -> None:
+    """Raises `InputError` for what cannot be drawn by."""
+    if top_k is not None and top_k < 1:
+        raise InputError(f"top_k must be 1 or more, got {top_k}")
+    if not 0.0 <= temperature < math.inf:
+        raise InputError(f"temperature must be 0 or more, got {temperature}")
+    if top_p is not None and not 0.0 < top_p <= 1.0:
+        raise InputError(f"top_p must be above 0 and at most 1, got {top_p}")
 
 
 def draw(

@@ -114,7 +114,8 @@ class Seq2Seq(Decoding):
           fed: tokens [..., U], <sos> and the target but for its last token.
           fed_mask: [..., U] bool, True where real.
           truth: None, or [..., U] bool, False where the decoder is fed the likeliest token of its
-            own last step in place of that in `fed` (scheduled sampling; no gradient crosses).
+            own last step in place of that in `fed` (scheduled sampling; no gradient crosses, and
+            nothing of it is dropped); at the first step True, for nothing was said before.
           taps, weight_taps: see `unroll`, under "encoder" and "decoder".
           key: of dropout masks; None drops nothing.
           **loop: the rest of `unroll`, for both.

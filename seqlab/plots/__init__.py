@@ -3,6 +3,14 @@
 Norms come in as natural logs and are drawn as powers of ten, against steps before the loss.
 """
 
+from seqlab.plots.answers import (
+    answer_accuracy,
+    answer_repetition,
+    answer_training,
+    answers_by_distance,
+    story_sentences,
+    supporting_facts,
+)
 from seqlab.plots.bias import (
     linear_sensitivity,
     sensitivity_by_memory,
@@ -94,6 +102,10 @@ __all__ = [
     "activations_over_text",
     "alarms",
     "analogy_parallelograms",
+    "answer_accuracy",
+    "answer_repetition",
+    "answer_training",
+    "answers_by_distance",
     "band",
     "beyond_trained_length",
     "classifier_training",
@@ -141,7 +153,9 @@ __all__ = [
     "share_curves",
     "singular_limits",
     "singular_spectra",
+    "story_sentences",
     "success_against_length",
+    "supporting_facts",
     "tanh_phase",
     "time_ratios",
     "token_surprise",
