@@ -201,12 +201,13 @@ class Translator:
       plan: of the model.
       sides: vocabulary of the sources and of the targets.
       nets: how many nets write together; their parameters are stacked where it is not 1.
+      compiled: the programs that were needed so far.
     """
 
     plan: Plan
     sides: Sides
     nets: int = 1
-    _compiled: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    compiled: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def parts(self) -> tuple[Model, Writer]:
@@ -293,9 +294,9 @@ class Translator:
             output = cast(Seq2SeqOutput, self.model.apply(params, xs, mask, fed, fed_mask))
             return norms, output.attention
 
-        if "looks" not in self._compiled:
-            self._compiled["looks"] = jax.jit(measure)
-        norms, attention = self._compiled["looks"](params, xs, mask, fed, labels, fed_mask)
+        if "looks" not in self.compiled:
+            self.compiled["looks"] = jax.jit(measure)
+        norms, attention = self.compiled["looks"](params, xs, mask, fed, labels, fed_mask)
         attention = None if attention is None else np.asarray(attention, float)
         return Looks(np.asarray(norms, float), attention, xs, mask, labels, fed_mask)
 
@@ -304,7 +305,7 @@ class Translator:
 
         In teacher forcing: every token is said after the true ones before it.
         """
-        if "forced" not in self._compiled:
+        if "forced" not in self.compiled:
 
             def score(params, batch):
                 logits = self.model.apply(
@@ -313,13 +314,13 @@ class Translator:
                 right = jnp.argmax(logits, axis=-1) == batch["labels"]
                 return cross_entropy(logits, batch["labels"]), right
 
-            self._compiled["forced"] = jax.jit(score)
+            self.compiled["forced"] = jax.jit(score)
         nats: dict[int, np.ndarray] = {}
         right: dict[int, np.ndarray] = {}
         for number in range(fed.batches_per_epoch):
             batch = fed.batch(number)
             names = ("xs", "mask", "fed", "fed_mask", "labels")
-            found = self._compiled["forced"](params, {name: batch[name] for name in names})
+            found = self.compiled["forced"](params, {name: batch[name] for name in names})
             own, hit = map(np.asarray, found)
             for row, which in enumerate(batch["ids"].tolist()):
                 if which >= 0:
@@ -377,12 +378,12 @@ class Translator:
         banned = () if keep_unknown else (UNK,)
         key = (how, beam_size, max_length, length_penalty, coverage_penalty, temperature, top_k,
                top_p, banned)  # fmt: skip
-        if key not in self._compiled:
-            self._compiled[key] = jax.jit(
+        if key not in self.compiled:
+            self.compiled[key] = jax.jit(
                 self._program(how, beam_size, max_length, length_penalty, coverage_penalty,
                               temperature, top_k, top_p, banned)
             )  # fmt: skip
-        program = self._compiled[key]
+        program = self.compiled[key]
         outputs: list[list[Output]] = [[] for _ in texts]
         for number, first in enumerate(range(0, len(texts), rows)):
             chosen = order[first : first + rows]

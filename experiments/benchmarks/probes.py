@@ -78,7 +78,10 @@ class Config:
     @classmethod
     def quick(cls):
         """Seconds, to see that everything runs."""
-        return cls(batch_size=4, seq_len=20, hidden_size=16, rounds=3, one_by_one=True)
+        return cls(
+            cells=("rnn", "gru"), batch_size=4, seq_len=20, hidden_size=16, rounds=3,
+            one_by_one=True,
+        )  # fmt: skip
 
 
 def run(config: Config, log: RunLog) -> None:

@@ -120,6 +120,7 @@ class Config:
     def quick(cls):
         """Seconds, to see that everything runs; without Keras, which is slow to import."""
         return cls(
+            cells=("lstm", "rnn"),
             sizes=("4x12x3x8", "1x12x3x8"),
             peers=("torch", "flax nnx", "flax linen", "haiku", "equinox"),
             rounds=3,
