@@ -125,7 +125,7 @@ def pair_reach(models: Mapping[str, Mapping[str, Any]], *, title: str) -> Figure
              marker=MARKERS[k % len(MARKERS)], markersize=3.5)  # fmt: skip
     axes.set(xlabel="steps before the end of the source",
              ylabel=r"log$_{10}$ norm of d loss / d encoder state")  # fmt: skip
-    axes.set_title(f"{title}; median and 10-90 % over pairs", fontsize=10)
+    axes.set_title(f"{title}\nmedian and 10-90 % over pairs", fontsize=10)
     legend(axes)
     return figure
 
