@@ -15,6 +15,7 @@ from seqlab.data.vocabulary import EOS, PAD, SOS, UNK
 from seqlab.errors import InputError
 from seqlab.models.attention import Attention
 from seqlab.models.decode import NEVER, beam_search, ensemble, greedy, sample
+from seqlab.models.decoding import Step, Writer
 from seqlab.models.functional import functional
 from seqlab.models.seq2seq import Seq2Seq, writer
 
@@ -142,15 +143,20 @@ def score(known, text, real, length_penalty=0.0, coverage_penalty=0.0):
 def beam_by_hand(known, real, size, **penalties):
     """[(text, score, whether it has ended)], the best first, by the words of `beam_search`."""
     going, ended = [()], []
-    while going and len(going[0]) < L and len(ended) < size:
-        longer = [(*text, token) for text in going for token in (*WORDS, EOS)]
-        longer.sort(key=partial(log_prob, known), reverse=True)
-        ended += [text for text in longer[:size] if text[-1] == EOS]
-        going = [text for text in longer if text[-1] != EOS][:size]
 
     def by_score(texts):
         scored = [(score(known, text, real, **penalties), text) for text in texts]
         return sorted(scored, reverse=True)
+
+    def is_done():
+        best = [own for own, _ in by_score(ended)][:size]
+        return len(best) == size and all(own <= best[-1] for own, _ in by_score(going))
+
+    while going and len(going[0]) < L and not is_done():
+        longer = [(*text, token) for text in going for token in (*WORDS, EOS)]
+        longer.sort(key=partial(log_prob, known), reverse=True)
+        ended += [text for text in longer[:size] if text[-1] == EOS]
+        going = [text for text in longer if text[-1] != EOS][:size]
 
     found = [(text, own, True) for own, text in by_score(ended)]
     found += [(text, own, False) for own, text in by_score(going)]
@@ -204,6 +210,30 @@ def test_a_narrow_beam_by_hand(name, size, penalties):
         assert_written(found, row, expected, known)
     assert len(np.unique(found.lengths)) > 2
     assert 0 < np.sum(found.is_ended) < found.is_ended.size
+
+
+def test_a_long_output_that_is_sure_beats_short_ones_that_end_before():
+    """Each word of the true text has the probability 0.99, every other token an equal rest."""
+    text, num_tokens = (4, 5, 6, 4, 5, 6, EOS), 7
+    sure = np.full((len(text), num_tokens), np.log(0.01 / (num_tokens - 1)))
+    sure[np.arange(len(text)), text] = np.log(0.99)
+    lost = np.full(num_tokens, -np.log(num_tokens))  # once another word was said
+
+    def step(params, memory, state, tokens):
+        place, is_true = state
+        is_true = is_true & ((place == 0) | (tokens == jnp.array((SOS, *text))[place]))
+        own = jnp.asarray(sure)[jnp.minimum(place, len(text) - 1)]
+        log_probs = jnp.where(is_true[..., None], own, jnp.asarray(lost))
+        return Step((place + 1, is_true), log_probs, jnp.zeros((*tokens.shape, 1)))
+
+    def start(params, sources, mask):
+        return None, (jnp.zeros(1, int), jnp.ones(1, bool))
+
+    params, sources = {"W": jnp.zeros(())}, jnp.zeros((1, 1))
+    found = beam_search(Writer(start, step), params, sources, None, beam_size=3, max_length=9)
+    assert tuple(found.tokens[0, 0].tolist()) == (*text, PAD, PAD)
+    close(found.log_probs[0, 0], len(text) * np.log(0.99))
+    assert np.all(found.is_ended)
 
 
 # Greedy

@@ -119,8 +119,8 @@ def test_free_answers_are_scored_and_sameness_is_seen(monkeypatch, tmp_path):
     pairs = Pairs("korean_chatbot", parts, {part: ["네"] * 20 for part in parts})
     monkeypatch.setattr(study, "load_pairs", lambda *args, **how: pairs)
     found = run(tmp_path / "run", *SIZES, *SIMPLE, "--dataset", "korean_chatbot",
-                "--num-epochs", "3", "--batch-size", "10", "--learning-rate", "0.05", "--drop-inputs", "0",
-                "--drop-features", "0", plot=study.plot)  # fmt: skip
+                "--num-epochs", "3", "--batch-size", "10", "--learning-rate", "0.05",
+                "--drop-inputs", "0", "--drop-features", "0", plot=study.plot)  # fmt: skip
     summary = found.summary
     assert summary["num_test"] == 4  # distinct questions
     assert summary["most_frequent_output_share"] == 1.0

@@ -259,7 +259,7 @@ def torch_search(net, xs, mask, config):
         "lengths": torch.zeros((num_rows, size), dtype=torch.long),
         "tokens": tokens.clone(),
     }
-    length = 0
+    is_done, length = torch.zeros(num_rows, dtype=torch.bool), 0
     for step in range(config.max_length):
         e = net["target_embed"](words)
         scores = net["v"](torch.tanh(net["W_q"](state)[:, :, None] + keys))[..., 0]
@@ -277,9 +277,8 @@ def torch_search(net, xs, mask, config):
         ends = words == EOS
         length = step + 1
 
-        is_done = ended["scores"][:, -1:] > -torch.inf
         new = best[:, :size] / ((5 + length) / 6) ** config.length_penalty
-        new = new.masked_fill(~ends[:, :size] | is_done, -torch.inf)
+        new = new.masked_fill(~ends[:, :size] | is_done[:, None], -torch.inf)
         if (new > -torch.inf).any():
             paths = torch_of(tokens, parents[:, :size])
             paths[:, :, step] = EOS
@@ -287,9 +286,12 @@ def torch_search(net, xs, mask, config):
             fresh = {"lengths": torch.full_like(ended["lengths"], length), "tokens": paths}
             for name, leaf in fresh.items():
                 ended[name] = torch_of(torch.cat([ended[name], leaf], dim=1), kept)
-            if (ended["scores"][:, -1] > -torch.inf).all():
-                break
         totals, kept = best.masked_fill(ends, -torch.inf).topk(size)
+        worst = ended["scores"][:, -1]
+        hope = totals[:, 0] / ((5 + length) / 6) ** config.length_penalty
+        is_done |= (worst > -torch.inf) & (worst >= hope)
+        if is_done.all():
+            break
         parents, words = parents.gather(1, kept), words.gather(1, kept)
         tokens, state = torch_of(tokens, parents), torch_of(state, parents)
         tokens[:, :, step] = words

@@ -116,9 +116,13 @@ def beam_search(
 
     |y| counts <eos>. At every step the tokens that may follow the outputs that go on are ordered by
     log p(y); of the first `beam_size` those that are <eos> end their output, and the first
-    `beam_size` that are not go on. A source is done when `beam_size` outputs have ended: with a
-    beam of 1 that is `greedy`. Where fewer have at `max_length`, those that are cut off follow, by
-    their scores.
+    `beam_size` that are not go on. A source is done when `beam_size` outputs have ended and none
+    that goes on has, at its present length, a higher score than the last of the best `beam_size`:
+    with a beam of 1 that is `greedy`. Where fewer have ended at `max_length`, those that are cut
+    off follow, by their scores.
+
+    Many searches stop as soon as `beam_size` outputs have ended. Where a net is sure of a long
+    output those that end are its rivals of no likelihood, and it would never be found.
 
     Args:
       writer, params, sources, mask, max_length, banned: as for `greedy`.
@@ -157,11 +161,8 @@ def beam_search(
             score += coverage_penalty * jnp.sum(jnp.where(real[:, None], shares, 0.0), axis=-1)
         return score
 
-    def is_done(found):
-        return found.ended_log_probs[:, -1] > -jnp.inf
-
     def goes_on(found):
-        return (found.step < max_length) & ~jnp.all(is_done(found))
+        return (found.step < max_length) & ~jnp.all(found.is_done)
 
     def turn(found: _Beams) -> _Beams:
         step = writer.step(params, memory, found.state, found.last)
@@ -179,7 +180,7 @@ def beam_search(
         length = found.step + 1
 
         ending = parents[:, :size]
-        log_probs = jnp.where(ends[:, :size] & ~is_done(found)[:, None], totals[:, :size], -jnp.inf)
+        log_probs = jnp.where(ends[:, :size] & ~found.is_done[:, None], totals[:, :size], -jnp.inf)
         scores = penalised(log_probs, length.astype(dtype), of(ending, covered))
         ended = _best(
             size,
@@ -192,12 +193,16 @@ def beam_search(
         parents, words = (jnp.take_along_axis(each, chosen, axis=1) for each in (parents, words))
         tokens = of(parents, found.tokens).at[:, :, found.step].set(words)
         state, covered = jax.tree.map(lambda leaf: of(parents, leaf), (step.state, covered))
-        return _Beams(length, state, words, totals, tokens, covered, *ended)
+        hope = jnp.max(penalised(totals, length.astype(dtype), covered), axis=-1)
+        worst = ended[0][:, -1]  # of -inf where fewer have ended
+        is_done = found.is_done | ((worst > -jnp.inf) & (worst >= hope))
+        return _Beams(length, is_done, state, words, totals, tokens, covered, *ended)
 
     width = num_places if coverage_penalty else 0
     shape = (num_rows, size)
     start = _Beams(
         step=jnp.zeros((), jnp.int32),
+        is_done=jnp.zeros(num_rows, bool),
         state=state,
         last=sos,
         # One output to begin with: the others would be its copies.
@@ -259,6 +264,7 @@ class _Beams(NamedTuple):
     """Outputs that go on, the likeliest first, and those that have ended, the best first."""
 
     step: Array  # tokens written so far
+    is_done: Array  # [B], whether the source's outputs are found
     state: Any  # [B, K, ...]
     last: Array  # [B, K]
     log_probs: Array  # [B, K]
