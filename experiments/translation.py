@@ -87,7 +87,7 @@ SMALL = {
 OWN = {  # of made-up sets, where it differs
     "dates": {"num_epochs": 3},
     "reverse": {"num_train": 100_000, "num_epochs": 6},
-    "addition": {"num_train": 300_000, "num_epochs": 5, "batch_size": 128, "num_buckets": 1},
+    "addition": {"num_train": 100_000, "num_epochs": 6},
 }
 LARGE = {
     "embed_size": 256, "hidden_size": 256, "batch_size": 64, "num_epochs": 12, "patience": 3,
@@ -187,15 +187,15 @@ class Config:
     max_source: int | None = None
     """longest source that is read, in tokens; None: twice the longest of the training part"""
     num_train: int | None = None
-    """pairs of a made-up set to train on; None: 20000, 100000 to reverse, 300000 to add"""
+    """pairs of a made-up set to train on; None: 20000, 100000 to reverse or add"""
     longest: int | None = None
-    """letters of a string, or digits of a number; None: 20, 5 for addition"""
+    """letters of a string, or digits of a number; None: 20, 4 for addition"""
     batch_size: int | None = None
-    """B; None: 64, 128 for addition"""
+    """B; None: 64"""
     num_buckets: int | None = None
-    """shapes that a batch may have; None: 2, 1 for addition, 8 for real sets"""
+    """shapes that a batch may have; None: 2, 8 for real sets"""
     num_epochs: int | None = None
-    """None: 8, 3 for dates, 6 to reverse, 5 to add, 12 for real sets"""
+    """None: 8, 3 for dates, 6 to reverse or add, 12 for real sets"""
     patience: int | None = None
     """epochs without a better validation loss after which to stop; None: 8, 3 for real sets"""
     average_from: int | None = None
