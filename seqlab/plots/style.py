@@ -81,14 +81,17 @@ def legend(axes: Axes, **style: Any) -> None:
 
 
 def shared_legend(figure: Figure, axes: Sequence[Axes], *, below: bool = False) -> None:
-    """One legend for all panels, beside them or in one line below."""
+    """One legend for all panels, beside them or below, in as few lines as the width allows."""
     handles: dict[str, Any] = {}
     for each in axes:
         for handle, label in zip(*each.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
     place: dict[str, Any] = {"loc": "outside right center", "fontsize": 7.5}
     if below:
-        place = {"loc": "outside lower center", "fontsize": 8, "ncols": len(handles)}
+        widest = 0.6 + 0.062 * max(map(len, handles), default=0)  # inches of an entry, in this size
+        columns = max(1, int(figure.get_figwidth() / widest))
+        lines = -(-len(handles) // columns)
+        place = {"loc": "outside lower center", "fontsize": 8, "ncols": -(-len(handles) // lines)}
     figure.legend(handles.values(), handles.keys(), frameon=False, **place)
 
 
