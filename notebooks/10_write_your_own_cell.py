@@ -174,6 +174,8 @@ assert IS_TOY or np.mean(losses[-50:]) < 0.02
 #
 # ## Exercises
 #
+# Hold each to the contract yourself.
+#
 # 1. Write `Frozen`, a Leaky whose forget gate is the constant 1/2 (no parameters "f"). How fast
 #    must the part of its gradient that does not pass the candidate fade?
 # 2. Write `Coupled`, which is `LSTM` with i = 1 - f and no output gate: $c_t = f c_{t-1} + (1 -
@@ -195,7 +197,6 @@ if Frozen is not None:
     print("1: right; it halves at every step")
 if Coupled is not None:
     cell = Coupled(6)
-    check_cell(cell)
     params = cell.init(jax.random.key(0), 3)
     carry = cell.step(params, cell.initial_carry(params), jnp.ones(3))
     assert np.all(np.abs(cell.output(carry)) < 1)
