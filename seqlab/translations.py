@@ -1,5 +1,6 @@
 """How good what an encoder-decoder has written is: BLEU, chrF, exact match; imports no jax."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -67,6 +68,65 @@ def scores(
         "chrf_signature": str(chrf.get_signature()),
         "exact_match": float(np.mean(exact(outputs, answers))),
     }
+
+
+def bleu_by_order(
+    outputs: Sequence[str], answers: Sequence[Sequence[str]], *, tokenize: str, num_draws: int = 500
+) -> list[Interval]:
+    """BLEU-1 to BLEU-4 of a corpus, each with its 95 % bootstrap interval over sentences.
+
+    BLEU-n is that of n-grams of 1 to n words, with the brevity penalty; BLEU-4 is `scores`' BLEU.
+
+    Args:
+      outputs, answers, tokenize: as of `scores`.
+      num_draws: of the bootstrap.
+
+    References: Papineni et al., 2002; Koehn, 2004 (bootstrap of BLEU).
+    """
+    from sacrebleu.metrics.bleu import BLEU
+
+    # The statistics add up over sentences, so each is counted once for all draws.
+    counter = BLEU(tokenize=tokenize, effective_order=True, force=True)
+    each = [
+        counter.sentence_score(text, list(own)) for text, own in zip(outputs, answers, strict=True)
+    ]
+    counts = np.array([(*own.counts, *own.totals, own.sys_len, own.ref_len) for own in each])
+
+    def score(sums: list[int], order: int) -> float:
+        return BLEU.compute_bleu(
+            sums[:order], sums[4 : 4 + order], sums[8], sums[9], smooth_method="exp",
+            max_ngram_order=order,
+        ).score  # fmt: skip
+
+    rng = np.random.default_rng(0)
+    weights = rng.multinomial(len(each), np.full(len(each), 1 / len(each)), size=num_draws)
+    whole, draws = counts.sum(axis=0).tolist(), (weights @ counts).tolist()
+    found = []
+    for order in (1, 2, 3, 4):
+        low, high = np.quantile([score(own, order) for own in draws], (0.025, 0.975))
+        found.append(Interval(np.asarray(score(whole, order)), low, high))
+    return found
+
+
+class Sameness(NamedTuple):
+    """How much of what was written is the same.
+
+    Attributes:
+      distinct_share: different texts, as a share of all.
+      commonest_share: how often the commonest text was written, as a share of all.
+      commonest: that text.
+    """
+
+    distinct_share: float
+    commonest_share: float
+    commonest: str
+
+
+def sameness(outputs: Sequence[str]) -> Sameness:
+    """Whether texts are mostly the same, whatever they answer."""
+    counts = Counter(outputs)
+    ((commonest, times),) = counts.most_common(1)
+    return Sameness(len(counts) / len(outputs), times / len(outputs), commonest)
 
 
 def exact(outputs: Sequence[str], answers: Sequence[Sequence[str]]) -> np.ndarray:

