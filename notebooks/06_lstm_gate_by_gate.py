@@ -81,9 +81,7 @@ for bias in (0.0, 1.0, 2.0, 5.0):
     along_c = np.diag(np.asarray(J))[H:]  # the carry's leaves in order: h, then c
     np.testing.assert_allclose(along_c, jax.nn.sigmoid(bias), rtol=1e-6)
     steps = np.log(0.5) / np.log(along_c[0])
-    print(
-        f"forget bias {bias:3.0f}: f = {along_c[0]:.3f}, half of it is left after {steps:6.1f} steps"
-    )
+    print(f"forget bias {bias:3.0f}: f = {along_c[0]:.3f}, half is left after {steps:6.1f} steps")
 
 # %% [markdown]
 # ## The ladder
