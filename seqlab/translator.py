@@ -197,7 +197,8 @@ class Teller:
     """A model that writes texts: its training, its losses, its writing.
 
     A subclass says what the model reads. It has the attributes `nets`, how many nets write together
-    (their parameters are stacked where it is not 1), and `compiled`, a dict of programs, empty at first.
+    (their parameters are stacked where it is not 1), and `compiled`, a dict of the programs that
+    were needed so far.
     """
 
     nets: int

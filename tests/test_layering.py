@@ -61,6 +61,7 @@ ALLOWED = {
     },
     "translations": {"metrics"},
     "translator": {"types", "data", "cells", "models", "losses", "gradflow", "train"},
+    "captions": {"types", "data", "cells", "models", "losses", "gradflow", "translator"},
     "asking": {"data", "checkpoint", "runlog", "train", "translator"},
     "baselines": set(),
     "runlog": {"writers", "files"},

@@ -36,6 +36,10 @@ def my_forward(params, xs, mask):
         "my_gain": "my_gain = theory.critical_gain(0.16)",
         "my_half_life": "my_half_life = float(np.log(0.5) / np.log(jax.nn.sigmoid(4.0)))",
     },
+    "06_lstm_gate_by_gate": {
+        "my_bias": "my_bias = float(-np.log(2 ** (1 / 100) - 1))",
+        "my_cell": "my_cell = LSTM(H, forget_gate=1.0, input_gate=1.0)",
+    },
     "10_write_your_own_cell": {
         "Frozen": """
 @dataclass(frozen=True)
