@@ -14,9 +14,9 @@ step; `state` knows the mean of its cells by the first state alone, `every` is g
 step. `--compare` trains all three.
 
 * scenes (`seqlab.data.scenes`): one to three coloured shapes and where they lie, in words. Every
-  sentence of the grammar that is true and complete is a reference, so that an exact match is a right
-  answer; beside it the share of right counts, sizes, colours, shapes and relations, and the same for
-  test_new, whose scenes have combinations of colour and shape that were never seen.
+  sentence of the grammar that is true and complete is a reference, so that an exact match is a
+  right answer; beside it the share of right counts, sizes, colours, shapes and relations, and the
+  same for test_new, whose scenes have combinations of colour and shape that were never seen.
 * flickr8k (`seqlab.data.flickr`), or a folder and a file of captions of your own
   (`seqlab.data.captions`).
 
@@ -86,7 +86,7 @@ NUM_WATCHED = 200  # validation images that are described after every epoch
 NUM_PROBED = 64  # test images whose gradients are measured
 MARGIN = 4  # words that a sentence may have beyond the longest seen
 SHOWN = 6  # images of each of the two rows that are shown
-MAPPED = (2, 14)  # images with maps, and the most words of their sentences
+MAPPED = (2, 8, 14)  # images with maps; the fewest and the most words of their sentences
 KEPT = 20  # sentences that the run directory shows
 COARSE = 4  # pixels a side whose mean is compared in the nearest image
 PICTURES = "pictures.npz"
@@ -192,8 +192,9 @@ class Config:
         """Raises `InputError` for what cannot be run."""
         check_known(self.dataset, DATASETS, "dataset")
         if self.captions is not None and (self.images is None or self.dataset != "scenes"):
-            raise InputError("captions go with --images, the folder of what they describe, and with "
-                             "no --dataset")  # fmt: skip
+            raise InputError(
+                "captions go with --images, the folder of what they describe, and no --dataset"
+            )
         if self.images is not None and self.is_made_up:
             raise InputError("images go with --captions, or with --dataset flickr8k")
         if self.num_train is not None and not self.is_made_up:
@@ -376,7 +377,7 @@ def train(config: Config, log: RunLog, data: Captioned) -> None:
         "dataset": data.name,
         "train_pairs_per_s": rate and rate * config.batch_size,
     }
-    log.table(f"{data.name}, test", table({label(config): figures}))
+    tables(log, data.name, {label(config): figures})
     log.finish(**own, **figures)
 
 
@@ -536,9 +537,11 @@ def look_inside(config, describer: Describer, params, data: Captioned, outputs, 
     if isinstance(data, Scenes):
         on_objects(weights, data, outputs, log)
     shown: list[int] = []
-    most = MAPPED[1]
-    for row in [row for row in rows if 5 < len(outputs[row].split()) < most][: MAPPED[0]]:
-        size = int(looks.label_mask[row].sum())
+    sizes = looks.label_mask.sum(axis=1)
+    # The first whose sentences are neither very short nor too long to be drawn.
+    order = sorted(rows, key=lambda row: (not MAPPED[1] <= sizes[row] <= MAPPED[2], row))
+    for row in order[: MAPPED[0]]:
+        size = min(int(sizes[row]), MAPPED[2])
         log.write(
             step=0, result="map", place=len(shown), image=data.names["test"][row],
             words=[*outputs[row].split(), "<eos>"][:size],
@@ -604,32 +607,37 @@ def on_objects(weights: dict[str, np.ndarray], data: Scenes, outputs, log) -> No
         log.write(step=0, result="where", kind=kind, count=len(each), **fields)
 
 
-def table(models: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of a run's table, baselines behind the models; those by features are the first's."""
-    rows: list[dict[str, Any]] = []
-    for name, own in models.items():
-        row = {"model": name, **bleu_row(own, "")}
-        row |= {
+def tables(log: RunLog, dataset: str, models: dict[str, dict[str, Any]]) -> None:
+    """Scores of models and baselines, those by features with the first's; what was said right."""
+    rows: list[dict[str, Any]] = [
+        {
+            "model": name,
+            "BLEU-1 / 2 / 3 / 4": orders(own, ""),
             "chrF": f"{own['test_chrf']:.1f}",
             "exact, %": f"{100 * own['exact_match']:.1f}",
             "perplexity": f"{own['test_perplexity']:.2f}",
             "distinct, %": f"{100 * own['distinct_share']:.1f}",
             "parameters": own["parameters"],
         }
-        if "right_count" in own:
-            row |= {f"{kind}, %": f"{100 * own[f'right_{kind}']:.1f}" for kind in KINDS}
-        rows.append(row)
+        for name, own in models.items()
+    ]
     first = next(iter(models.values()))
     for name in BASELINES:
         prefix = f"{name.replace(' ', '_')}_"
-        exact = {"exact, %": f"{100 * first[f'{prefix}exact_match']:.1f}"}
-        rows.append({"model": name, **bleu_row(first, prefix), **exact})
-    return rows
+        exact = f"{100 * first[f'{prefix}exact_match']:.1f}"
+        rows.append({"model": name, "BLEU-1 / 2 / 3 / 4": orders(first, prefix), "exact, %": exact})
+    log.table(f"{dataset}, test", rows)
+    if "right_count" in first:
+        log.table(f"{dataset}: right, %", [
+            {"model": name, "part": part.removesuffix("_") or "test",
+             **{kind: f"{100 * own[f'{part}right_{kind}']:.1f}" for kind in KINDS}}
+            for name, own in models.items() for part in ("", "test_new_")
+        ])  # fmt: skip
 
 
-def bleu_row(figures: dict[str, Any], prefix: str) -> dict[str, str]:
+def orders(figures: dict[str, Any], prefix: str) -> str:
     """BLEU-1 to BLEU-4 as a table shows them."""
-    return {f"BLEU-{n}": f"{figures[f'{prefix}bleu_{n}']:.1f}" for n in (1, 2, 3, 4)}
+    return " / ".join(f"{figures[f'{prefix}bleu_{n}']:.1f}" for n in (1, 2, 3, 4))
 
 
 def compare(config: Config, log: RunLog, data: Captioned) -> None:
@@ -645,7 +653,7 @@ def compare(config: Config, log: RunLog, data: Captioned) -> None:
         summaries[context] = read_run(log.path / context).summary
     config = config.filled()
     names = {context: label(replace(config, context=context)) for context in summaries}
-    log.table(f"{data.name}, test", table({names[c]: own for c, own in summaries.items()}))
+    tables(log, data.name, {names[context]: own for context, own in summaries.items()})
     log.finish(models=summaries, dataset=data.name)
 
 
@@ -737,13 +745,14 @@ def plot(path: Path) -> None:
             ),
             figures / "agreement.png",
         )  # fmt: skip
-        plots.save(
-            plots.caption_objects(
-                {own: select(run, result="where") for own, run in models.items()},
-                title=f"{dataset}: share that lies on the object which the word names",
-            ),
-            figures / "objects.png",
-        )  # fmt: skip
+        where = {own: select(run, result="where") for own, run in models.items()}
+        if any(where.values()):
+            plots.save(
+                plots.caption_objects(
+                    where, title=f"{dataset}: share that lies on the object which the word names"
+                ),
+                figures / "objects.png",
+            )
     if config.compare:
         return
     plots.save(
