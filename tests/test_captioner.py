@@ -1,6 +1,6 @@
 """The captioner: its grid by hand, what taps tell, writing against teacher forcing, refusals."""
 
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +23,8 @@ B, SIDE, U, D, H, V, L = 3, 16, 4, 3, 4, 7, 5
 S = (SIDE // captioner.STRIDE) ** 2
 SIZES = {"target_size": V, "embed_size": D, "image_size": SIDE, "channels": (3, 4, 5)}
 CASES = {
-    "attention": (GRU(H), {"context": "attention", "attention": Attention("general")}),
+    "attention": (RNN(H), {"context": "attention", "attention": Attention("general")}),
     "state": (RNN(H), {"context": "state"}),
-    "every": (RNN(H), {"context": "every", "tied": True}),
 }
 every_case = pytest.mark.parametrize("name", CASES)
 
@@ -87,7 +86,7 @@ def test_the_grid_is_that_of_the_equations():
     ys = convolved(xs, params["stem"], 4, 0, 0)
     ys = convolved(ys, params["middle"], 2, 0, 1)
     ys = convolved(ys, params["top"], 1, 1, 1).reshape(B, S, -1)
-    memory, _ = writer.start(params, images(), None)
+    memory, _ = jax.jit(writer.start, static_argnums=2)(params, images(), None)
     close(memory.values, ys)
     close(memory.last, ys.mean(axis=1))
     assert np.all(memory.mask)
@@ -101,33 +100,44 @@ def test_patches_are_the_pixels_of_each_cell_and_come_back():
     close(captioner._from_patches(patches, SIDE), xs)
 
 
-@every_case
+@pytest.mark.parametrize("name", ["attention", "state"])
 def test_taps_are_derivatives_by_pixels_and_by_cells(name):
     apply, writer, params = net(name)
-    xs, fed, mask = batch()
-    taps = carry_gradients(apply, total, params, xs, None, fed, mask)
-    by_pixels = jax.grad(lambda own: total(apply(params, own, None, fed, mask)))(xs.astype(float))
-    close(taps["image"], 255 * captioner._to_patches(by_pixels))
-    # All that is known of an image goes through the grid.
-    _, pull = jax.vjp(lambda own: writer.start(params, own, None)[0].values, xs.astype(float))
-    close(pull(taps["encoder"])[0], by_pixels)
-    assert np.abs(taps["image"]).max() > 1e-3
+    _, fed, mask = batch()
+
+    @jax.jit
+    def derivatives(xs):
+        taps = carry_gradients(apply, total, params, xs, None, fed, mask)
+        by_pixels = jax.grad(lambda own: total(apply(params, own, None, fed, mask)))(xs)
+        # All that is known of an image goes through the grid.
+        _, pull = jax.vjp(lambda own: writer.start(params, own, None)[0].values, xs)
+        return taps["image"], by_pixels, pull(taps["encoder"])[0]
+
+    by_patches, by_pixels, through_cells = derivatives(images().astype(float))
+    close(by_patches, 255 * captioner._to_patches(by_pixels))
+    close(through_cells, by_pixels)
+    assert np.abs(by_patches).max() > 1e-3
 
 
 def test_pair_gradients_are_those_of_each_word_alone():
     apply, _, params = net("attention")
-    xs, fed, mask = batch()
+    _, fed, mask = batch()
 
     def losses(output):
         return jnp.where(mask, -jnp.sin(output.logits[..., 1]), 0.0)
 
-    found = pair_gradients(apply, losses, params, xs, None, fed, mask, source="image")
+    @jax.jit
+    def both(xs):
+        def by_word(own):
+            return jnp.sum(losses(apply(params, own, None, fed, mask)), axis=0)
+
+        found = pair_gradients(apply, losses, params, xs, None, fed, mask, source="image")
+        return found, jax.jacrev(by_word)(xs)
+
+    found, each = both(images().astype(float))
     assert found.shape == (B, U, S)
-    for step in range(U):
-        alone = jax.grad(
-            lambda own, k=step: jnp.sum(losses(apply(params, own, None, fed, mask))[:, k])
-        )
-        expected = np.linalg.norm(captioner._to_patches(alone(xs.astype(float))) * 255, axis=-1)
+    for step, alone in enumerate(each):
+        expected = np.linalg.norm(255 * captioner._to_patches(alone), axis=-1)
         close(np.exp(found[:, step]), expected)
     assert np.all(np.isneginf(found[1, 2:]))  # masked words
 
@@ -136,7 +146,7 @@ def test_pair_gradients_are_those_of_each_word_alone():
 def test_what_is_written_scores_as_in_teacher_forcing(name):
     apply, writer, params = net(name)
     xs = images()
-    found = greedy(writer, params, xs, None, max_length=L)
+    found = jax.jit(partial(greedy, writer, mask=None, max_length=L))(params, xs)
     fed = np.concatenate([np.full((B, 1), SOS), found.tokens[:, 0, :-1]], axis=1)
     real = np.arange(L) < np.asarray(found.lengths)[:, :1]
     output = apply(params, xs, None, fed, real)
@@ -153,12 +163,14 @@ def test_what_is_written_scores_as_in_teacher_forcing(name):
 
 def test_one_image_or_many_and_a_beam_of_one_write_alike():
     _, writer, params = net("attention")
-    together = greedy(writer, params, images(), None, max_length=L)
-    beam = beam_search(writer, params, images(), None, beam_size=1, max_length=L)
+    alike = {"mask": None, "max_length": L}
+    write = jax.jit(partial(greedy, writer, **alike))
+    together = write(params, images())
+    beam = jax.jit(partial(beam_search, writer, beam_size=1, **alike))(params, images())
     np.testing.assert_array_equal(beam.tokens, together.tokens)
     close(beam.log_probs, together.log_probs)
     for row in range(B):
-        alone = greedy(writer, params, images()[row : row + 1], None, max_length=L)
+        alone = write(params, images()[row : row + 1])
         np.testing.assert_array_equal(alone.tokens[0], together.tokens[row])
         close(alone.log_probs[0], together.log_probs[row])
 
@@ -171,10 +183,11 @@ def test_a_fixed_vector_knows_where_things_are():
 
 
 def test_dropout_of_cells_draws_by_key():
-    model = functional(Captioner, GRU(H), **SIZES, context="state", drop_cells=0.5)
-    params = model.init(jax.random.key(0))
+    model = functional(Captioner, CASES["state"][0], **SIZES, context="state", drop_cells=0.5)
+    params = net("state")[2]
     xs, fed, _ = batch()
-    draws = [model.apply(params, xs, None, fed, key=jax.random.key(k)).logits for k in (0, 0, 1)]
+    apply = jax.jit(lambda key: model.apply(params, xs, None, fed, key=key).logits)
+    draws = [apply(jax.random.key(k)) for k in (0, 0, 1)]
     close(draws[0], draws[1])
     assert np.abs(draws[0] - draws[2]).max() > 1e-6
 
