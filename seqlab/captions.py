@@ -145,7 +145,7 @@ class Describer(Teller):
     plan: CaptionPlan
     words: Vocabulary
     nets: int = 1
-    _compiled: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    compiled: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def parts(self) -> tuple[Model, Writer]:
@@ -167,15 +167,15 @@ class Describer(Teller):
 
     def features(self, params: Params, images: np.ndarray) -> np.ndarray:
         """The mean of each image's grid, [N, M]."""
-        if "features" not in self._compiled:
-            self._compiled["features"] = jax.jit(
+        if "features" not in self.compiled:
+            self.compiled["features"] = jax.jit(
                 lambda params, images: self.writer.start(params, images, None)[0].last
             )
         found = []
         for first in range(0, len(images), ROWS):
             chosen = images[first : first + ROWS]
             filled = np.concatenate([chosen, np.repeat(chosen[:1], ROWS - len(chosen), axis=0)])
-            found.append(np.asarray(self._compiled["features"](params, filled))[: len(chosen)])
+            found.append(np.asarray(self.compiled["features"](params, filled))[: len(chosen)])
         return np.concatenate(found)
 
     def looks(
@@ -202,8 +202,8 @@ class Describer(Teller):
             output = cast(Seq2SeqOutput, self.model.apply(params, *inputs))
             return norms, output.attention
 
-        if "looks" not in self._compiled:
-            self._compiled["looks"] = jax.jit(measure)
-        norms, attention = self._compiled["looks"](params, images, fed, labels, fed_mask)
+        if "looks" not in self.compiled:
+            self.compiled["looks"] = jax.jit(measure)
+        norms, attention = self.compiled["looks"](params, images, fed, labels, fed_mask)
         attention = None if attention is None else np.asarray(attention, float)
         return ImageLooks(np.asarray(norms, float), attention, fed_mask)

@@ -81,6 +81,14 @@ FIGURES = {
         "story_1.png",
         "story_2.png",
     },
+    "experiments.captioning": {
+        "training.png",
+        "bleu.png",
+        "agreement.png",
+        "pictures.png",
+        "map_1.png",
+        "map_2.png",
+    },
     "experiments.translation": {
         "training.png",
         "positions.png",

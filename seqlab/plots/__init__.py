@@ -19,6 +19,13 @@ from seqlab.plots.bias import (
     truncation_bias,
     truncation_schemes,
 )
+from seqlab.plots.captions import (
+    caption_agreement,
+    caption_maps,
+    caption_objects,
+    caption_scores,
+    captioned_images,
+)
 from seqlab.plots.classification import (
     accuracy_by_distance,
     accuracy_by_length,
@@ -108,6 +115,11 @@ __all__ = [
     "answers_by_distance",
     "band",
     "beyond_trained_length",
+    "caption_agreement",
+    "caption_maps",
+    "caption_objects",
+    "caption_scores",
+    "captioned_images",
     "classifier_training",
     "clip_angles",
     "clipping",

@@ -26,7 +26,11 @@ LARGEST_SHOWN = 8.0  # powers of ten of a map of gradients
 
 
 def translator_training(
-    updates: Sequence[Mapping[str, Any]], valid: Sequence[Mapping[str, Any]], *, title: str
+    updates: Sequence[Mapping[str, Any]],
+    valid: Sequence[Mapping[str, Any]],
+    *,
+    title: str,
+    written_for: str = "validation texts",
 ) -> Figure:
     """Loss over updates; BLEU and exact matches of greedy outputs over epochs.
 
@@ -34,6 +38,7 @@ def translator_training(
       updates: rows with step and loss, of batches.
       valid: rows with step, epoch, loss, bleu and exact_match.
       title: of the figure.
+      written_for: what the outputs answer.
     """
     figure, (left, right) = new_figure(2, width=9.2, height=3.5)
     left.plot([row["step"] for row in updates], [row["loss"] for row in updates],
@@ -48,7 +53,7 @@ def translator_training(
     ):
         right.plot(epochs, [factor * row[key] for row in valid], marker=marker, color=colour,
                    markersize=4, label=name)  # fmt: skip
-    right.set(xlabel="epochs", ylabel="greedy outputs of validation texts", ylim=(0, 103))
+    right.set(xlabel="epochs", ylabel=f"greedy outputs of {written_for}", ylim=(0, 103))
     legend(left)
     legend(right, loc="lower right")
     figure.suptitle(title, fontsize=10)
