@@ -95,13 +95,13 @@ FILES = ("vocabulary", "max_length")
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "scenes": {
-        "attention": "general", "embed_size": 32, "hidden_size": 128, "channels": (32, 64, 128),
-        "batch_size": 64, "num_epochs": 6, "patience": 6, "learning_rate": 3e-3, "drop_cells": 0.0,
-        "drop_inputs": 0.0, "drop_features": 0.0, "smoothing": 0.0, "per_image": 1, "min_count": 1,
+        "attention": "general", "embed_size": 32, "hidden_size": 128, "channels": (16, 48, 128),
+        "batch_size": 32, "num_epochs": 6, "patience": 6, "learning_rate": 2e-3, "drop_cells": 0.0,
+        "drop_inputs": 0.0, "drop_features": 0.0, "smoothing": 0.0, "per_image": 2, "min_count": 1,
         "num_buckets": 3, "beam_size": 1, "length_penalty": 0.0, "tied": False,
     },
     "flickr8k": {
-        "attention": "general", "embed_size": 128, "hidden_size": 128, "channels": (32, 64, 128),
+        "attention": "general", "embed_size": 128, "hidden_size": 128, "channels": (16, 48, 128),
         "batch_size": 64, "num_epochs": 20, "patience": 4, "learning_rate": 2e-3, "drop_cells": 0.3,
         "drop_inputs": 0.3, "drop_features": 0.5, "smoothing": 0.1, "per_image": 5, "min_count": 3,
         "num_buckets": 3, "beam_size": 5, "length_penalty": 1.0, "tied": True,
@@ -125,7 +125,7 @@ class Config:
     num_train: int | None = None
     """scenes to train on; None: 20000"""
     per_image: int | None = None
-    """sentences of each image that are learned, drawn once; None: 1 of scenes, 5"""
+    """sentences of each image that are learned, drawn once; None: 2 of scenes, 5"""
     compare: bool = False
     """train attention, every and state, one after the other"""
     cell: str = "gru-after"
@@ -141,7 +141,7 @@ class Config:
     bridge: str = "linear"
     """the decoder's first state from the mean of the grid: linear or none"""
     channels: tuple[int, int, int] | None = None
-    """features after each convolution, M last; None: 32 64 128"""
+    """features after each convolution, M last; None: 16 48 128"""
     num_layers: int = 1
     """of the decoder"""
     hidden_size: int | None = None
@@ -163,7 +163,7 @@ class Config:
     min_count: int | None = None
     """words seen less often are <unk>; None: 1, 3 for photographs"""
     batch_size: int | None = None
-    """B; None: 64"""
+    """B; None: 32 scenes, 64"""
     num_buckets: int | None = None
     """shapes that a batch may have; None: 3"""
     num_epochs: int | None = None
@@ -171,7 +171,7 @@ class Config:
     patience: int | None = None
     """epochs without a better validation loss after which to stop; None: 6, 4 for photographs"""
     learning_rate: float | None = None
-    """of Adam, falling along half a cosine; None: 0.003, 0.002 for photographs"""
+    """of Adam, falling along half a cosine; None: 0.002"""
     clip_norm: float = 1.0
     """largest global gradient norm let through"""
     beam_size: int | None = None
@@ -530,8 +530,7 @@ def look_inside(config, describer: Describer, params, data: Captioned, outputs, 
     rows = range(min(NUM_PROBED, len(images)))
     targets = describer.targets(outputs[: len(rows)])
     looks = describer.looks(params, images[: len(rows)], targets)
-    weights = {"gradient": np.exp(looks.log_norms - looks.log_norms.max(axis=-1, keepdims=True))}
-    weights["gradient"] /= weights["gradient"].sum(axis=-1, keepdims=True)
+    weights = {"gradient": shares_of(looks.log_norms)}
     if looks.attention is not None:
         weights["attention"] = looks.attention
     if isinstance(data, Scenes):
@@ -568,6 +567,13 @@ def look_inside(config, describer: Describer, params, data: Captioned, outputs, 
     if log.writes:
         with whole_file(log.path / PICTURES) as file:
             np.savez_compressed(file, images=images[shown])
+
+
+def shares_of(log_norms: np.ndarray) -> np.ndarray:
+    """Norms as shares of their sum over the last axis; equal ones where there is no gradient."""
+    top = log_norms.max(axis=-1, keepdims=True)
+    norms = np.where(np.isfinite(top), np.exp(log_norms - np.where(np.isfinite(top), top, 0.0)), 1)
+    return norms / norms.sum(axis=-1, keepdims=True)
 
 
 def overlap(one: str, other: str) -> int:

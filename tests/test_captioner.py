@@ -65,27 +65,26 @@ def total(output):
     return jnp.sum(jnp.sin(output.logits))
 
 
-def convolved(xs, layer, stride, before, after):
-    kernel = np.asarray(layer["kernel"])
+def convolved(xs, layer, before, after):
+    """A convolution of stride 2 with ReLU, of images with their places."""
+    place = np.broadcast_to(np.linspace(-0.5, 0.5, xs.shape[1]), xs.shape[:-1])
+    xs = np.concatenate([xs, np.stack([place, place.swapaxes(1, 2)], axis=-1)], axis=-1)
+    kernel, count = np.asarray(layer["kernel"]), xs.shape[1] // 2
     xs = np.pad(xs, ((0, 0), (before, after), (before, after), (0, 0)))
-    size, count = kernel.shape[0], (xs.shape[1] - kernel.shape[0]) // stride + 1
+    size = kernel.shape[0]
     ys = np.zeros((len(xs), count, count, kernel.shape[-1]))
     for i in range(count):
         for j in range(count):
-            window = xs[:, i * stride : i * stride + size, j * stride : j * stride + size]
+            window = xs[:, 2 * i : 2 * i + size, 2 * j : 2 * j + size]
             ys[:, i, j] = np.tensordot(window, kernel, 3) + np.asarray(layer["bias"])
     return np.maximum(ys, 0.0)
 
 
 def test_the_grid_is_that_of_the_equations():
     _, writer, params = net("attention")
-    place = np.broadcast_to(np.linspace(-0.5, 0.5, SIDE), (B, SIDE, SIDE))
-    xs = np.concatenate(
-        [images() / 255 - 0.5, np.stack([place, place.swapaxes(1, 2)], axis=-1)], axis=-1
-    )
-    ys = convolved(xs, params["stem"], 4, 0, 0)
-    ys = convolved(ys, params["middle"], 2, 0, 1)
-    ys = convolved(ys, params["top"], 1, 1, 1).reshape(B, S, -1)
+    ys = convolved(images() / 255 - 0.5, params["stem"], 1, 2)
+    ys = convolved(ys, params["middle"], 0, 1)
+    ys = convolved(ys, params["top"], 0, 1).reshape(B, S, -1)
     memory, _ = jax.jit(writer.start, static_argnums=2)(params, images(), None)
     close(memory.values, ys)
     close(memory.last, ys.mean(axis=1))

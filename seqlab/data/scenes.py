@@ -2,7 +2,7 @@
 
     scene      one, two or three objects that do not touch
     object     a size, a colour and a shape, and where its middle is
-    size       small (a radius of 5 pixels), large (of 9)
+    size       small (a radius of 6 pixels), large (of 10)
     colour     red, green, blue, yellow, purple, cyan
     shape      circle, square, triangle, cross
     image      64x64 pixels, red, green and blue bytes; the ground is grey, its shade drawn for each
@@ -38,7 +38,7 @@ from seqlab.data.checks import check_at_least
 from seqlab.errors import InputError
 
 SIZE = IMAGE_SIZE
-RADII = {"small": 5, "large": 9}
+RADII = {"small": 6, "large": 10}
 COLOURS = {
     "red": (215, 40, 40),
     "green": (40, 170, 60),

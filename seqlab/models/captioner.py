@@ -24,12 +24,14 @@ class Captioner(Decoding):
     decoder of `seqlab.models.seq2seq` knows: a memory of S = G G cells, line by line, all real,
     with their mean as what the decoder's first state is made of.
 
-        pixels      c / 255 - 1/2, with the places x and y of the pixel from -1/2 to 1/2 beside them
-        4x4, stride 4    [G', G', M_1]        G' = image_size / 4
-        3x3, stride 2    [G, G, M_2]          G = image_size / 8
-        3x3              [G, G, M]            zeros beyond the borders
+        pixels           c / 255 - 1/2
+        5x5, stride 2    [size / 2, size / 2, M_1]
+        3x3, stride 2    [size / 4, size / 4, M_2]
+        3x3, stride 2    [G, G, M]                    G = size / 8
 
-    Without the places a mean over cells would not know where anything is.
+    Each reads two channels more, the places x and y from -1/2 to 1/2: otherwise a mean over cells
+    would not know where anything is. Beyond the borders all channels are zero; as a stride of 2
+    asks for, there is one step more of it behind than before.
 
     Both the grid and the pixels can be tapped: `Output.carries` holds "encoder" [..., S, M], the
     cells, and "image" [..., S, 192], the pixels of each cell's own 8x8, so that
@@ -89,9 +91,9 @@ class Captioner(Decoding):
         check_rate("drop_cells", drop_cells)
         self.image_size, self.drop_cells = image_size, drop_cells
         first, second, last = channels
-        self.stem = _conv(CHANNELS + 2, first, 4, 4, rngs)
-        self.middle = _conv(first, second, 3, 2, rngs)
-        self.top = _conv(second, last, 3, 1, rngs)
+        self.stem = _conv(CHANNELS + 2, first, 5, rngs)
+        self.middle = _conv(first + 2, second, 3, rngs)
+        self.top = _conv(second + 2, last, 3, rngs)
         self._make_embedding(target_size, embed_size, tied, rngs)
         self._make_decoder(
             decoder, last, target_size=target_size, embed_size=embed_size, num_layers=num_layers,
@@ -158,11 +160,10 @@ class Captioner(Decoding):
         if pixel_taps is not None:
             patches = patches + pixel_taps
             xs = _from_patches(patches, size)
-        place = jnp.broadcast_to(jnp.linspace(-0.5, 0.5, size, dtype=dtype), xs.shape[:-1])
         with jax.named_scope("encoder"):
-            ys = jnp.concatenate([xs, jnp.stack([place, place.mT], axis=-1)], axis=-1)
+            ys = xs
             for layer in (self.stem, self.middle, self.top):
-                ys = jax.nn.relu(layer(ys))
+                ys = jax.nn.relu(layer(_with_places(ys)))
         grid = ys.reshape(*ys.shape[:-3], -1, ys.shape[-1])
         if cell_taps is not None:
             grid = grid + cell_taps
@@ -182,11 +183,18 @@ def captioner_writer(*args: Any, **kwargs: Any) -> Writer:
     return Writer(start.apply, step.apply)
 
 
-def _conv(inputs, outputs, size, stride, rngs):
+def _conv(inputs, outputs, size, rngs):
     return nnx.Conv(
-        inputs, outputs, (size, size), strides=stride, padding="SAME",
+        inputs, outputs, (size, size), strides=2, padding="SAME",
         kernel_init=nnx.initializers.he_normal(), param_dtype=jnp.result_type(float), rngs=rngs,
     )  # fmt: skip
+
+
+def _with_places(xs):
+    """[..., N, N, C] -> [..., N, N, C + 2]: how far right and how far down each place is."""
+    place = jnp.linspace(-0.5, 0.5, xs.shape[-2], dtype=xs.dtype)
+    right = jnp.broadcast_to(place, xs.shape[:-1])
+    return jnp.concatenate([xs, jnp.stack([right, right.mT], axis=-1)], axis=-1)
 
 
 def _to_patches(xs):

@@ -64,7 +64,9 @@ def caption_agreement(models: Mapping[str, Sequence[Mapping[str, Any]]], *, titl
                           marker=MARKERS[k % len(MARKERS)], markersize=5, capsize=2,
                           label=name)  # fmt: skip
             axes.set_xticks(range(len(own)), [row["kind"] for row in own])
-        seen = "test: as in training" if part == "test" else f"{part}: colours of new shapes"
+        seen = (
+            "test: as in training" if part == "test" else f"{part}: new pairs of colour and shape"
+        )
         axes.set(ylabel="right, %", ylim=(0, 103), xlim=(-0.6, 4.6))
         axes.set_title(seen, fontsize=9)
     shared_legend(figure, all_axes, below=True)
@@ -100,7 +102,7 @@ def caption_objects(models: Mapping[str, Sequence[Mapping[str, Any]]], *, title:
                  xlim=(-0.6, max(len(rows), 1) - 0.4))  # fmt: skip
         axes.set_title(name, fontsize=9)
     shared_legend(figure, all_axes, below=True)
-    figure.suptitle(f"{title}; bars: 95 % bootstrap", fontsize=10)
+    figure.suptitle(f"{title}\nbars: 95 % bootstrap", fontsize=9.5)
     return figure
 
 
@@ -116,7 +118,7 @@ def captioned_images(
     """
     groups = list(dict.fromkeys(row["chosen"] for row in rows))
     figure, all_axes = new_figure(
-        COLUMNS, width=2.05 * COLUMNS, height=3.6 * len(groups), rows=len(groups)
+        COLUMNS, width=2.05 * COLUMNS, height=4.0 * len(groups), rows=len(groups)
     )
     for axes in all_axes:
         axes.axis("off")
@@ -126,13 +128,13 @@ def captioned_images(
             axes.imshow(images[row["place"]])
             if column == 0:
                 axes.set_title(group, fontsize=9, loc="left", fontweight="bold")
-            said = fill(row["output"], 26)
+            said = fill(row["output"], 28)
             colour = COLOURS[2] if row["is_exact"] else COLOURS[1]
             axes.text(0.0, -0.04, said, transform=axes.transAxes, fontsize=7.5, va="top",
                       color=colour)  # fmt: skip
             if not row["is_exact"]:
-                below = -0.04 - 0.085 * (said.count("\n") + 1) - 0.03
-                axes.text(0.0, below, fill(row["reference"], 26), transform=axes.transAxes,
+                below = -0.07 - 0.068 * (said.count("\n") + 1)
+                axes.text(0.0, below, fill(row["reference"], 28), transform=axes.transAxes,
                           fontsize=7.5, va="top", color="black")  # fmt: skip
     figure.suptitle(
         f"{title}; coloured: what was written (green: one of the references), "
@@ -144,7 +146,7 @@ def captioned_images(
 def caption_maps(image: np.ndarray, row: Mapping[str, Any], *, title: str) -> Figure:
     """Attention, and the gradient of each word's loss at the image, word by word over the image.
 
-    Maps are drawn from 0 to the word's own largest share.
+    A map is the brighter and the less transparent the nearer a cell is to the word's largest share.
 
     Args:
       image: bytes [size, size, 3].
@@ -168,10 +170,9 @@ def caption_maps(image: np.ndarray, row: Mapping[str, Any], *, title: str) -> Fi
             share = np.array(row[key][place], float)
             grid = round(len(share) ** 0.5)
             axes.imshow(image)
-            axes.imshow(
-                share.reshape(grid, grid), extent=(-0.5, size - 0.5, size - 0.5, -0.5),
-                cmap="inferno", alpha=0.6, vmin=0.0, vmax=max(share.max(), 1e-12),
-            )  # fmt: skip
+            shown = (share / max(share.max(), 1e-12)).reshape(grid, grid)
+            axes.imshow(shown, extent=(-0.5, size - 0.5, size - 0.5, -0.5), cmap="inferno",
+                        alpha=0.75 * shown, vmin=-0.5, vmax=1.0)  # fmt: skip
             if k == 0:
                 axes.set_title(word, fontsize=9)
             if column == 0:
