@@ -95,13 +95,13 @@ FILES = ("vocabulary", "max_length")
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "scenes": {
-        "attention": "general", "embed_size": 32, "hidden_size": 128, "channels": (16, 48, 128),
+        "attention": "additive", "embed_size": 32, "hidden_size": 128, "channels": (16, 48, 128),
         "batch_size": 32, "num_epochs": 6, "patience": 6, "learning_rate": 2e-3, "drop_cells": 0.0,
         "drop_inputs": 0.0, "drop_features": 0.0, "smoothing": 0.0, "per_image": 2, "min_count": 1,
         "num_buckets": 3, "beam_size": 1, "length_penalty": 0.0, "tied": False,
     },
     "flickr8k": {
-        "attention": "general", "embed_size": 128, "hidden_size": 128, "channels": (16, 48, 128),
+        "attention": "additive", "embed_size": 128, "hidden_size": 128, "channels": (16, 48, 128),
         "batch_size": 64, "num_epochs": 20, "patience": 4, "learning_rate": 2e-3, "drop_cells": 0.3,
         "drop_inputs": 0.3, "drop_features": 0.5, "smoothing": 0.1, "per_image": 5, "min_count": 3,
         "num_buckets": 3, "beam_size": 5, "length_penalty": 1.0, "tied": True,
@@ -133,11 +133,11 @@ class Config:
     context: str = "attention"
     """what of the image the decoder knows: state, every or attention"""
     attention: str | None = None
-    """additive, concat, dot, general, location or local-p; None: general"""
-    query: str = "previous"
+    """additive, concat, dot, general, location or local-p; None: additive"""
+    query: str = "current"
     """whether the previous or the current state of the decoder asks"""
-    input_feeding: bool = False
-    """the attentional state is part of the next input; with --query current"""
+    input_feeding: bool | None = None
+    """the attentional state is part of the next input; None: with --query current"""
     bridge: str = "linear"
     """the decoder's first state from the mean of the grid: linear or none"""
     channels: tuple[int, int, int] | None = None
@@ -238,6 +238,10 @@ class Config:
     def filled(self) -> "Config":
         """The same with what suits the images in place of None."""
         values = DEFAULTS["scenes" if self.is_made_up else "flickr8k"]
+        values = {
+            **values,
+            "input_feeding": self.context == "attention" and self.query == "current",
+        }
         return replace(
             self, **{name: value for name, value in values.items() if getattr(self, name) is None}
         )

@@ -24,6 +24,7 @@ from seqlab.models.functional import functional
 from seqlab.translator import Fed, Teller
 from seqlab.types import Model, Params
 
+ATTENTION_SIZE = 32  # width of additive scores: all 64 cells are held against every word
 ROWS = 64  # images that are read together
 
 

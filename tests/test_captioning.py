@@ -144,8 +144,8 @@ def test_a_set_of_ones_own_by_three_contexts(tmp_path):
     (tmp_path / "captions.txt").write_text("\n".join(lines) + "\n")
     found = run(tmp_path / "run", *SIMPLE, "--images", str(tmp_path / "images"), "--captions",
                 str(tmp_path / "captions.txt"), "--num-epochs", "8", "--learning-rate", "0.03",
-                "--drop-cells", "0", "--drop-inputs", "0", "--drop-features", "0", "--no-tied",
-                "--min-count", "1", "--compare", plot=study.plot)  # fmt: skip
+                "--drop-cells", "0", "--drop-inputs", "0", "--drop-features", "0", "--tied",
+                "False", "--min-count", "1", "--compare", plot=study.plot)  # fmt: skip
     assert set(found.summary["models"]) == {"attention", "every", "state"}
     for summary in found.summary["models"].values():
         assert summary["exact_match"] == 1.0
@@ -174,7 +174,7 @@ def test_a_set_of_ones_own_by_three_contexts(tmp_path):
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
         ({"length_penalty": -1.0}, "length_penalty must be 0 or more"),
         ({"dropout": 0.2}, "add a layer"),
-        ({"input_feeding": True}, "input_feeding goes with context attention and query current"),
+        ({"input_feeding": True, "query": "previous"}, "context attention and query current"),
         ({"cell": "gruu"}, "gru"),
     ],
 )  # fmt: skip
