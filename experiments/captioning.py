@@ -661,8 +661,7 @@ def compare(config: Config, log: RunLog, data: Captioned) -> None:
         if log.writes:
             plot(log.path / context)
         summaries[context] = read_run(log.path / context).summary
-    config = config.filled()
-    names = {context: label(replace(config, context=context)) for context in summaries}
+    names = {c: label(replace(config, context=c).filled()) for c in summaries}
     tables(log, data.name, {names[context]: own for context, own in summaries.items()})
     log.finish(models=summaries, dataset=data.name)
 
@@ -726,13 +725,13 @@ def image_of(line: str, config: Config, tested: list[np.ndarray], where: str) ->
 def plot(path: Path) -> None:
     """Draws every figure from the files of a run."""
     found = read_run(path)
-    config = config_of(Config, found.record, path).filled()
+    config = config_of(Config, found.record, path)
     figures = path / "figures"
-    name = label(config)
+    name = label(config.filled())
     models = {name: found}
     if config.compare:
         models = {
-            label(replace(config, context=context)): read_run(path / context)
+            label(replace(config, context=context).filled()): read_run(path / context)
             for context in COMPARED
         }
     dataset = found.summary["dataset"]
