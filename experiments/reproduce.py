@@ -272,7 +272,7 @@ def manifest_of(
             check["name"]: {key: check.get(key) for key in ("found", "tolerance", "passed")}
             for check in checks_of(finished)
         },
-        "lines": digests(finished.path / METRICS),
+        "lines": digests(finished.path),
     }
 
 
@@ -350,13 +350,16 @@ def checks_of(finished: Run) -> list[dict[str, Any]]:
 
 
 def scalars(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Every number and text in nested figures by dotted name; what a clock read is left out."""
+    """Every number and text in nested figures by dotted name, but for clock and memory."""
     if isinstance(value, Mapping):
         parts = value.items()
     elif isinstance(value, list):
         parts = ((label_of(part, index), part) for index, part in enumerate(value))
     else:
-        if not re.search(r"(^|_)(wall_s|compile_s|ms|per_s|per_second)$", name.rpartition(".")[2]):
+        last = name.rpartition(".")[2]
+        if last not in OWN_FIGURES and not re.search(
+            r"(^|_)(wall_s|compile_s|ms|per_s|per_second)$", last
+        ):
             yield name, value
         return
     for key, part in parts:
@@ -370,20 +373,32 @@ def label_of(part: Any, index: int) -> Any:
 
 def data_digests(finished: Run) -> dict[str, str]:
     """Data set -> digest, from the lines that have one."""
+    rows = [json.loads(line) for _, line in lines_of(finished.path)]
     return {
         str(row.get("dataset", "data")): row["digest"]
-        for row in finished.metrics
+        for row in rows
         if isinstance(row.get("digest"), str)
     }
 
 
+def lines_of(path: Path) -> list[tuple[str, bytes]]:
+    """(name of a run within it, line): a run's metrics, or where it has none, its runs'."""
+    own = (path / METRICS).read_bytes().splitlines(keepends=True)
+    return [("", line) for line in own] or [
+        (f"{inner.parent.name} ", line)
+        for inner in sorted(path.glob(f"*/{METRICS}"))
+        for line in inner.read_bytes().splitlines(keepends=True)
+    ]
+
+
 def digests(path: Path) -> dict[str, dict[str, Any]]:
-    """Kind of line in metrics.jsonl -> how many there are and the sha256 of their bytes."""
-    lines = path.read_bytes().splitlines(keepends=True)
-    rows = [json.loads(line) for line in lines]
-    kinds = [kind_of(row, with_texts=True) for row in rows]
+    """Kind of line in a run's metrics -> how many there are and the sha256 of their bytes."""
+    found_lines = lines_of(path)
+    lines = [line for _, line in found_lines]
+    rows = [(run, json.loads(line)) for run, line in found_lines]
+    kinds = [run + kind_of(row, with_texts=True) for run, row in rows]
     if len(set(kinds)) > MAX_KINDS:
-        kinds = [kind_of(row, with_texts=False) for row in rows]
+        kinds = [run + kind_of(row, with_texts=False) for run, row in rows]
     found: dict[str, dict[str, Any]] = {}
     hashes: dict[str, Any] = {}
     for kind, line in zip(kinds, lines, strict=True):
@@ -510,7 +525,7 @@ def compare(manifest: Mapping[str, Any], finished: Run) -> Comparison:
             moved.append(
                 Change(f"check {name}", before["found"], check.get("found"), text_of(tolerance))
             )
-    lines = digests(finished.path / METRICS)
+    lines = digests(finished.path)
     changed = [kind for kind, each in manifest["lines"].items() if lines.get(kind) != each]
     notes = []
     new = [name for name in now if name not in manifest["expected"]]

@@ -259,7 +259,7 @@ def manifest_for(run):
         "tolerances": {"*": reproduce.TOLERANCE},
         "expected": dict(reproduce.scalars(reproduce.outcomes(run))),
         "checks": {each["name"]: each for each in reproduce.checks_of(run)},
-        "lines": reproduce.digests(run.path / "metrics.jsonl"),
+        "lines": reproduce.digests(run.path),
     }
 
 
@@ -297,6 +297,22 @@ def test_many_kinds_of_lines_are_told_apart_by_their_fields(tmp_path):
     rows = [{"step": 0, "word": f"w{k}", "loss": 1.0} for k in range(reproduce.MAX_KINDS + 1)]
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert list(reproduce.digests(path)) == ["word: loss"]
+    assert list(reproduce.digests(tmp_path)) == ["word: loss"]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows[:3]))
-    assert list(reproduce.digests(path)) == [f"word=w{k}: loss" for k in range(3)]
+    assert list(reproduce.digests(tmp_path)) == [f"word=w{k}: loss" for k in range(3)]
+
+
+def test_a_run_that_only_compares_has_the_lines_of_the_runs_within_it(tmp_path):
+    run = finished(tmp_path / "run")
+    (run.path / "metrics.jsonl").write_text("")
+    for name, loss in (("a", 1.0), ("b", 2.0)):
+        (run.path / name).mkdir()
+        row = {"step": 0, "dataset": "texts", "digest": f"of {name}", "loss": loss}
+        (run.path / name / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    found = reproduce.digests(run.path)
+    assert [kind.split()[0] for kind in found] == ["a", "b"]
+    one, other = found.values()
+    assert one["sha256"] != other["sha256"]
+    assert reproduce.data_digests(run) == {"texts": "of b"}
+    nested = dict(reproduce.scalars({"models": {"a": {"loss": 1.0, "wall_s": 2.0, "device": "x"}}}))
+    assert nested == {"models.a.loss": 1.0}
