@@ -14,7 +14,7 @@ from seqlab.cells.lstm import LSTM
 from seqlab.data.vocabulary import EOS, PAD, SOS, UNK
 from seqlab.errors import InputError
 from seqlab.models.attention import Attention
-from seqlab.models.decode import NEVER, beam_search, ensemble, greedy, sample
+from seqlab.models.decode import NEVER, beam_search, ensemble, greedy, largest, sample
 from seqlab.models.decoding import Step, Writer
 from seqlab.models.functional import functional
 from seqlab.models.seq2seq import Seq2Seq, writer
@@ -234,6 +234,17 @@ def test_a_long_output_that_is_sure_beats_short_ones_that_end_before():
     assert tuple(found.tokens[0, 0].tolist()) == (*text, PAD, PAD)
     close(found.log_probs[0, 0], len(text) * np.log(0.99))
     assert np.all(found.is_ended)
+
+
+@pytest.mark.parametrize("size", [5, 200, 5000])
+def test_the_largest_are_those_of_top_k(size):
+    """With many values equal, and many of them -inf."""
+    rng = np.random.default_rng(size)
+    values = rng.integers(0, 40, (3, 2, size)).astype(float)
+    values[rng.random(values.shape) < 0.3] = -np.inf
+    values[0, 0] = -np.inf
+    for found, expected in zip(largest(values, 4), jax.lax.top_k(values, 4), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 # Greedy

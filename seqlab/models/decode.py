@@ -20,6 +20,7 @@ from seqlab.models.language import check_drawing, draw
 from seqlab.types import Array, Params
 
 NEVER = (PAD, SOS)
+GROUP = 64  # words of which the likeliest is looked for first
 
 
 class Written(NamedTuple):
@@ -166,12 +167,13 @@ def beam_search(
 
     def turn(found: _Beams) -> _Beams:
         step = writer.step(params, memory, found.state, found.last)
-        log_probs = step.log_probs.at[..., forbidden].set(-jnp.inf)
+        is_never = jnp.isin(jnp.arange(step.log_probs.shape[-1]), forbidden)
+        log_probs = jnp.where(is_never, -jnp.inf, step.log_probs)
         covered = found.covered
         if coverage_penalty:
             covered = covered + step.attention
         # The best of each output first: no sort over all outputs' whole vocabularies.
-        own, words = jax.lax.top_k(log_probs, min(2 * size, log_probs.shape[-1]))
+        own, words = largest(log_probs, min(2 * size, log_probs.shape[-1]))
         width = own.shape[-1]
         totals = (found.log_probs[..., None] + own).reshape(num_rows, -1)
         totals, places = jax.lax.top_k(totals, min(2 * size, totals.shape[-1]))
@@ -274,6 +276,25 @@ class _Beams(NamedTuple):
     ended_log_probs: Array  # [B, K]
     ended_lengths: Array  # [B, K]
     ended: Array  # [B, K, L]
+
+
+def largest(values: Array, count: int) -> tuple[Array, Array]:
+    """`jax.lax.top_k` of values [..., V], in two steps where V is large.
+
+    The `count` largest values lie in the `count` groups of the largest maxima. These in order of
+    their places, so that of equal values those come first that do in `top_k`.
+    """
+    size = values.shape[-1]
+    num_groups = -(-size // GROUP)
+    if num_groups <= 2 * count:
+        return jax.lax.top_k(values, count)
+    rest = [(0, 0)] * (values.ndim - 1) + [(0, num_groups * GROUP - size)]
+    groups = jnp.pad(values, rest, constant_values=-jnp.inf)
+    groups = groups.reshape(*values.shape[:-1], num_groups, GROUP)
+    chosen = jnp.sort(jax.lax.top_k(jnp.max(groups, axis=-1), count)[1], axis=-1)
+    left = jnp.take_along_axis(groups, chosen[..., None], axis=-2)
+    found, places = jax.lax.top_k(left.reshape(*values.shape[:-1], count * GROUP), count)
+    return found, jnp.take_along_axis(chosen, places // GROUP, axis=-1) * GROUP + places % GROUP
 
 
 def of(places: Array, leaf: Array) -> Array:
