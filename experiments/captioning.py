@@ -54,7 +54,7 @@ from seqlab.cells.lookup import lookup
 from seqlab.cli import config_of, main
 from seqlab.data.batching import Feed
 from seqlab.data.captions import IMAGE_SIZE, Captioned, load_captioned, read_image
-from seqlab.data.checks import check_at_least, check_known, check_positive
+from seqlab.data.checks import check_at_least, check_known, check_positive, check_share
 from seqlab.data.flickr import load_flickr
 from seqlab.data.scenes import (
     KINDS,
@@ -218,9 +218,8 @@ class Config:
             if getattr(self, field) is not None:
                 check_positive(getattr(self, field), field)
         for field in ("drop_cells", "drop_inputs", "dropout", "drop_features", "smoothing"):
-            share = getattr(self, field)
-            if share is not None and not 0.0 <= share < 1.0:
-                raise InputError(f"{field} must be a share below 1, got {share}")
+            if getattr(self, field) is not None:
+                check_share(getattr(self, field), field)
         if self.length_penalty is not None and not 0.0 <= self.length_penalty < math.inf:
             raise InputError(f"length_penalty must be 0 or more, got {self.length_penalty}")
         if self.dropout and self.num_layers == 1:

@@ -49,7 +49,13 @@ from seqlab.cells.lookup import lookup
 from seqlab.cli import config_of, main
 from seqlab.data.babi import NAMES, TASKS, load_babi
 from seqlab.data.batching import Feed
-from seqlab.data.checks import check_at_least, check_distinct, check_known, check_positive
+from seqlab.data.checks import (
+    check_at_least,
+    check_distinct,
+    check_known,
+    check_positive,
+    check_share,
+)
 from seqlab.data.pairs import KOREAN, Pairs, as_shown, load_pairs
 from seqlab.data.stories import Question, places, story_pairs
 from seqlab.data.worlds import world_questions
@@ -217,9 +223,8 @@ class Config:
             if getattr(self, field) is not None:
                 check_positive(getattr(self, field), field)
         for field in ("drop_inputs", "dropout", "drop_features", "smoothing"):
-            share = getattr(self, field)
-            if share is not None and not 0.0 <= share < 1.0:
-                raise InputError(f"{field} must be a share below 1, got {share}")
+            if getattr(self, field) is not None:
+                check_share(getattr(self, field), field)
         if self.dropout and self.num_layers == 1:
             raise InputError("dropout acts between layers and there is one: add a layer")
         is_current = self.context == "attention" and self.query == "current"
@@ -551,8 +556,9 @@ def judge_free(config, translator, params, pairs: Pairs, files, log) -> dict[str
     for name, counts in (("said by the net", said), ("true answers", true)):
         log.write(step=0, result="repetition", of=name,
                   counts=[count for _, count in counts.most_common()])  # fmt: skip
-    most, times = said.most_common(1)[0]
-    log.note(f"said most often, {times} of {len(outputs)} times: {most}")
+    same = translations.sameness(outputs)
+    times = said[same.commonest]
+    log.note(f"said most often, {times} of {len(outputs)} times: {same.commonest}")
     return {
         "test_bleu": found["bleu"],
         "bleu_signature": found["bleu_signature"],
@@ -563,10 +569,10 @@ def judge_free(config, translator, params, pairs: Pairs, files, log) -> dict[str
         "usual_answer_bleu": floor["bleu"],
         "usual_answer_chrf": floor["chrf"],
         "usual_answer_exact_match": floor["exact_match"],
-        "distinct_share": len(said) / len(outputs),
+        "distinct_share": same.distinct_share,
         "distinct_share_of_truth": len(true) / len(outputs),
-        "most_frequent_output": most,
-        "most_frequent_output_share": times / len(outputs),
+        "most_frequent_output": same.commonest,
+        "most_frequent_output_share": same.commonest_share,
         "known_answer_share": float(np.mean([text in trained for text in outputs])),
         "num_test": len(outputs),
     }

@@ -41,7 +41,7 @@ from seqlab.asking import asked, best_state, checked
 from seqlab.cells.lookup import lookup
 from seqlab.cli import config_of, main
 from seqlab.data.batching import Feed
-from seqlab.data.checks import check_at_least, check_known, check_positive
+from seqlab.data.checks import check_at_least, check_known, check_positive, check_share
 from seqlab.data.pairs import (
     DATASETS,
     KOREAN,
@@ -244,9 +244,8 @@ class Config:
             if getattr(self, field) is not None:
                 check_positive(getattr(self, field), field)
         for field in ("drop_inputs", "dropout", "drop_features", "smoothing"):
-            share = getattr(self, field)
-            if share is not None and not 0.0 <= share < 1.0:
-                raise InputError(f"{field} must be a share below 1, got {share}")
+            if getattr(self, field) is not None:
+                check_share(getattr(self, field), field)
         if not 0.0 <= self.teacher_forcing <= 1.0:
             raise InputError(f"teacher_forcing must be a share, got {self.teacher_forcing}")
         for field in ("length_penalty", "coverage_penalty", "temperature"):

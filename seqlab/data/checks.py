@@ -48,6 +48,16 @@ def check_positive(value: float, field: str) -> None:
         raise InputError(f"{field} must be above 0, got {value}")
 
 
+def check_share(value: float, field: str) -> None:
+    """Refuses what is not a share from 0 to below 1; NaN is none.
+
+    Raises:
+      InputError: naming the field and the value found.
+    """
+    if not 0.0 <= value < 1.0:
+        raise InputError(f"{field} must be a share below 1, got {value}")
+
+
 def check_distinct(values: Sequence[object], field: str) -> None:
     """Refuses no values at all, and one that is there twice.
 
