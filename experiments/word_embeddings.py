@@ -27,8 +27,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
 
 from seqlab import plots
 from seqlab.checkpoint import Checkpoints
@@ -497,6 +495,9 @@ def finite(value: float | None) -> float | None:
 
 def look(vectors: Vectors, job: Job, log: RunLog) -> None:
     """Writes what the figures need: neighbours, the plane, and the arrows of each relation."""
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
     known = {group: [word for word in words if word in vectors] for group, words in GROUPS.items()}
     asked = [words[0] for words in known.values() if words]
     asked += [word for word in vectors.words if word not in asked][: SHOWN - len(asked)]

@@ -19,15 +19,17 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 
 from seqlab.errors import InputError
 from seqlab.files import sha256
+
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
 
 STATE, RUN, MANIFEST = "state", "run.json", "manifest.json"
 PARTIAL, DAMAGED = ".partial", ".damaged"
@@ -242,6 +244,8 @@ class Checkpoints:
         record = json.loads((folder / RUN).read_bytes())
         host = jax.tree.map(_host_like, like)
         _check_leaves(record.pop("leaves"), _leaves(host), folder)
+        import orbax.checkpoint as ocp
+
         with _orbax() as orbax:
             found = orbax.restore(
                 (folder / STATE).absolute(),
@@ -268,6 +272,8 @@ class Checkpoints:
 
     def _write(self, step: int, host: Any, texts: dict[str, str], best: int | None) -> None:
         """The whole save, in the thread."""
+        import orbax.checkpoint as ocp
+
         final = self.folder / str(step)
         partial = self.folder / f"{step}{PARTIAL}"
         try:
@@ -308,8 +314,10 @@ class Checkpoints:
             shutil.rmtree(doomed)
 
 
-def _orbax() -> ocp.Checkpointer:
+def _orbax() -> "ocp.Checkpointer":
     """Orbax within this process: it would wait for the others, which do not write."""
+    import orbax.checkpoint as ocp  # a fifth of the start of every command
+
     index = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
         primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process_{index}"

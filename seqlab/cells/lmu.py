@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from scipy.linalg import expm
 
 from seqlab.cells.affine import Init, check_fields, init_matrix, project
 from seqlab.errors import InputError
@@ -34,6 +33,8 @@ def legendre_delay(order: int, theta: float) -> tuple[np.ndarray, np.ndarray]:
 
     References: Voelker, Kajic and Eliasmith, 2019, eqs. 2, 3 and 5.
     """
+    from scipy.linalg import expm
+
     i, j = np.indices((order, order))
     scale = (2.0 * i + 1.0) / theta
     a = scale * np.where(i < j, -1.0, (-1.0) ** (i - j + 1))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from seqlab.errors import InputError
 from seqlab.files import numbered_lines
@@ -154,6 +153,8 @@ def score_pairs(
         raise InputError(f"{path} holds no pairs: expected lines of word, word, score")
     spearman = pearson = math.nan
     if len(set(judged)) > 1 and len(set(found)) > 1:
+        from scipy import stats
+
         spearman = float(stats.spearmanr(judged, found)[0])  # type: ignore
         pearson = float(stats.pearsonr(judged, found)[0])  # type: ignore
     return PairScores(spearman, pearson, num_unknown / num_pairs, len(judged), num_pairs)
