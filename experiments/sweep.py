@@ -61,12 +61,12 @@ from typing import (
 import tyro
 from rich.console import Console
 from rich.table import Table
-from tqdm import tqdm
 
 from seqlab.cli import parse
 from seqlab.data.checks import check_at_least, check_known
 from seqlab.errors import InputError
 from seqlab.files import read_object, to_json, write_whole
+from seqlab.progress import is_live, tqdm
 from seqlab.runlog import CONFIG, SECONDS_BETWEEN_LINES, SUMMARY, config_values, read_record
 
 SWEEP = "sweep.json"
@@ -410,7 +410,7 @@ def run_members(
     waiting = deque(member for member in members if not is_finished(member))
     running: dict[int, tuple[Member, Started]] = {}
     failed: list[Member] = []
-    live = sys.stderr.isatty()
+    live = is_live()
     bar = tqdm(
         total=len(members),
         initial=len(members) - len(waiting),

@@ -414,7 +414,7 @@ def scaled(model: Model, factor: float) -> Model:
         table = table.at[jnp.array([PAD, UNK])].set(0.0)
         return {**params, "embed": {"embedding": table}}
 
-    return Model(init, model.apply)
+    return model._replace(init=init)
 
 
 def answerer(model: Model, devices: Devices | None):

@@ -21,6 +21,7 @@ _HOME = {
     "cells.rnn": ("RNN", "PreactivationRNN"),
     "cells.slstm": ("SLSTM",),
     "cells.unitary": ("ORNN", "URNN"),
+    "description": ("Description", "describe"),
     "devices": ("Devices",),
     "ensemble": ("map_nets", "train_nets"),
     "errors": ("InputError",),

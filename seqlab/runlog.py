@@ -22,10 +22,11 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from tqdm import tqdm
 
 from seqlab.errors import InputError
 from seqlab.files import read_object, to_json, write_whole
+from seqlab.progress import is_live, tqdm
+from seqlab.runview import run_html
 from seqlab.writers import Kind, Writer, open_writer
 
 CONFIG, METRICS, SUMMARY, FIGURES = "config.json", "metrics.jsonl", "summary.json", "figures"
@@ -404,7 +405,7 @@ class RunLog:
         Live on a terminal; elsewhere at most one update in ten seconds. Without an iterable, the
         caller calls `update`; `initial` is what was done by an earlier part of the run.
         """
-        live = sys.stderr.isatty()
+        live = is_live()
         bar = tqdm(
             iterable,
             total=total,
@@ -458,6 +459,13 @@ class Run(NamedTuple):
     record: dict[str, Any]
     metrics: list[dict[str, Any]]
     summary: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return f"<run of {self.record.get('experiment')} in {self.path}>"
+
+    def _repr_html_(self) -> str:
+        """Command, final figures and pictures, for a notebook."""
+        return run_html(self.path, self.record, self.summary)
 
 
 def read_run(directory: Path | str) -> Run:

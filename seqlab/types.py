@@ -6,6 +6,8 @@ from typing import Any, NamedTuple, Protocol
 import jax
 from flax import struct
 
+from seqlab.description import describe
+
 Array = jax.Array
 Params = Any  # nested dict of arrays
 Carry = Any  # an array, or a struct of arrays, every leaf [..., H]
@@ -81,7 +83,15 @@ class Output:
 
 
 class Model(NamedTuple):
-    """A pair of pure functions over a plain dict of parameters."""
+    """A pair of pure functions over a plain dict of parameters, and what it was made from."""
 
     init: Callable[[Array], Params]
     apply: Callable[..., Output]  # (params, *inputs, taps=None, weight_taps=None, key=None)
+    name: str = "Model"
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def _repr_html_(self) -> str:
+        """Its arrays as a table, for a notebook."""
+        return describe(self)._repr_html_()

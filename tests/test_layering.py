@@ -17,12 +17,13 @@ ALLOWED = {
     "errors": set(),
     "files": set(),
     "timing": set(),
-    "types": set(),
+    "description": set(),
+    "types": {"description"},
     "linalg": {"types"},
-    "cells": {"types", "linalg"},
+    "cells": {"description", "types", "linalg"},
     "fast": {"types", "cells"},
     "recurrence": {"types", "cells", "fast"},
-    "models": {"types", "linalg", "cells", "recurrence", "data"},
+    "models": {"description", "types", "linalg", "cells", "recurrence", "data"},
     "gradflow": {"types", "linalg", "cells", "recurrence"},
     "testing": {"types", "cells", "recurrence", "gradflow"},
     "losses": {"types"},
@@ -38,7 +39,7 @@ ALLOWED = {
     "writers": set(),
     "embeddings": {"types", "losses", "data", "files", "devices"},
     "geodesy": set(),
-    "data": {"files", "geodesy"},
+    "data": {"files", "geodesy", "progress"},
     "scoring": {"files"},
     "ngram": {"data", "files", "scoring"},
     "metrics": set(),
@@ -64,13 +65,16 @@ ALLOWED = {
     "captions": {"types", "data", "cells", "models", "losses", "gradflow", "translator"},
     "asking": {"data", "checkpoint", "runlog", "train", "translator"},
     "baselines": set(),
-    "runlog": {"writers", "files"},
+    "progress": set(),
+    "runview": set(),
+    "runlog": {"writers", "files", "progress", "runview"},
     "plots": {"runlog", "geodesy"},
     "cli": {"runlog", "data", "devices", "writers"},
 }
 JAX_FREE = {
     "errors", "files", "timing", "geodesy", "data", "scoring", "ngram", "metrics", "forecasts",
     "forecast_baselines", "alarms", "baselines", "translations", "plots", "runlog", "writers",
+    "progress", "runview",
 }  # fmt: skip
 JAX_FAMILY = {"jax", "jaxlib", "flax", "optax", "orbax"}
 RECORDS_ONLY = {"types", "linalg", "cells", "fast", "recurrence", "gradflow", "losses", "train"}

@@ -14,6 +14,7 @@ from seqlab.cells.affine import (
     project,
     spread,
 )
+from seqlab.description import as_html
 from seqlab.errors import InputError
 
 
@@ -50,6 +51,8 @@ class AntisymmetricRNN:
     gamma: float = 0.01
     gated: bool = False
     weight_init: Init = Init(recurrent="gaussian")
+
+    _repr_html_ = as_html
 
     def __post_init__(self):
         check_fields(self)

@@ -17,6 +17,7 @@ from seqlab.cells.affine import (
     project,
     spread,
 )
+from seqlab.description import as_html
 from seqlab.errors import InputError
 from seqlab.types import Array
 
@@ -64,6 +65,8 @@ class MinGRU:
     positive: bool = False
     chrono_steps: float | None = None
     weight_init: Init = Init()
+
+    _repr_html_ = as_html
 
     def __post_init__(self):
         check_fields(self)
@@ -129,6 +132,8 @@ class MinLSTM:
     positive: bool = False
     chrono_steps: float | None = None
     weight_init: Init = Init()
+
+    _repr_html_ = as_html
 
     def __post_init__(self):
         check_fields(self)
@@ -204,6 +209,8 @@ class LRU:
     smallest: float = 0.0
     largest: float = 0.99
     largest_phase: float = 6.283185307179586
+
+    _repr_html_ = as_html
 
     def __post_init__(self):
         check_fields(self)

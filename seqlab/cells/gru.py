@@ -14,6 +14,7 @@ from seqlab.cells.affine import (
     project,
     spread,
 )
+from seqlab.description import as_html
 from seqlab.errors import InputError
 
 
@@ -54,6 +55,8 @@ class GRU:
 
     # Ways by which the carry enters a step; see `step_by_route`. The first is the direct path.
     routes = ("state", "z", "r", "n")
+
+    _repr_html_ = as_html
 
     def __post_init__(self):
         check_fields(self)

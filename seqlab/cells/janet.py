@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from seqlab.cells.affine import Init, affine, check_fields, chrono_bias, init_affine
+from seqlab.description import as_html
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class JANET:
 
     # Ways by which the carry enters a step; see `step_by_route`. The first is the direct path.
     routes = ("state", "f", "g")
+
+    _repr_html_ = as_html
 
     def __post_init__(self):
         check_fields(self)

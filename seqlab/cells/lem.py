@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from seqlab.cells.affine import Init, affine, check_fields, chrono_bias, init_affine
+from seqlab.description import as_html
 from seqlab.errors import InputError
 from seqlab.types import Array
 
@@ -55,6 +56,8 @@ class LEM:
 
     # Ways by which the carry enters a step; see `step_by_route`. The first is the direct path.
     routes = ("state", "d1", "d2", "z", "y")
+
+    _repr_html_ = as_html
 
     def __post_init__(self):
         check_fields(self)

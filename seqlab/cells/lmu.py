@@ -9,6 +9,7 @@ import numpy as np
 from flax import struct
 
 from seqlab.cells.affine import Init, check_fields, init_matrix, project
+from seqlab.description import as_html
 from seqlab.errors import InputError
 from seqlab.types import Array
 
@@ -70,6 +71,8 @@ class LMU:
     order: int = 16
     theta: float = 100.0
     weight_init: Init = Init()
+
+    _repr_html_ = as_html
 
     def __post_init__(self):
         check_fields(self)

@@ -18,6 +18,7 @@ from seqlab.cells.affine import (
     spread,
 )
 from seqlab.cells.rnn import ACTIVATIONS
+from seqlab.description import as_html
 from seqlab.errors import InputError
 from seqlab.types import Array
 
@@ -92,6 +93,8 @@ class LSTM:
 
     # Ways by which the carry enters a step; see `step_by_route`. The first is the direct path.
     routes = ("cell", "i", "f", "g", "o")
+
+    _repr_html_ = as_html
 
     def __post_init__(self):
         check_fields(self)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from seqlab.cells.affine import Init, affine, check_fields, chrono_bias, init_affine
+from seqlab.description import as_html
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class MGU:
 
     # Ways by which the carry enters a step; see `step_by_route`. The first is the direct path.
     routes = ("state", "f", "n")
+
+    _repr_html_ = as_html
 
     def __post_init__(self):
         check_fields(self)

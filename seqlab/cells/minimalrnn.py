@@ -15,6 +15,7 @@ from seqlab.cells.affine import (
     project,
     spread,
 )
+from seqlab.description import as_html
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class MinimalRNN:
 
     # Ways by which the carry enters a step; see `step_by_route`. The first is the direct path.
     routes = ("state", "u")
+
+    _repr_html_ = as_html
 
     def __post_init__(self):
         check_fields(self)

@@ -15,6 +15,7 @@ from seqlab.cells.affine import (
     project,
     spread,
 )
+from seqlab.description import as_html
 from seqlab.errors import InputError
 from seqlab.types import Array
 
@@ -69,6 +70,8 @@ class CoRNN:
     gamma: float = 2.7
     epsilon: float = 4.7
     weight_init: Init = Init()
+
+    _repr_html_ = as_html
 
     def __post_init__(self):
         check_fields(self)
@@ -131,6 +134,8 @@ class UnICORNN:
     dt: float = 0.19
     alpha: float = 30.65
     weight_init: Init = Init()
+
+    _repr_html_ = as_html
 
     def __post_init__(self):
         check_fields(self)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from seqlab.cells.affine import Init, affine, check_fields, init_affine
+from seqlab.description import as_html
 from seqlab.errors import InputError
 
 ACTIVATIONS = {
@@ -36,6 +37,8 @@ class RNN:
     hidden_size: int
     activation: str = "tanh"
     weight_init: Init = Init()
+
+    _repr_html_ = as_html
 
     def __post_init__(self):
         check_fields(self)
@@ -89,6 +92,8 @@ class PreactivationRNN:
     __post_init__ = RNN.__post_init__
     init = RNN.init
     initial_carry = RNN.initial_carry
+
+    _repr_html_ = as_html
 
     def step(self, params, a, x):
         """One step."""

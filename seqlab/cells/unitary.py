@@ -9,6 +9,7 @@ import numpy as np
 from seqlab.cells.affine import Init, check_fields, init_matrix, project, spread
 from seqlab.cells.diagonal import ComplexCarry
 from seqlab.cells.rnn import ACTIVATIONS
+from seqlab.description import as_html
 from seqlab.errors import InputError
 from seqlab.linalg import solve
 
@@ -40,6 +41,8 @@ class URNN:
 
     hidden_size: int
     permutation_seed: int = 0
+
+    _repr_html_ = as_html
 
     def __post_init__(self):
         check_fields(self)
@@ -142,6 +145,8 @@ class ORNN:
     activation: str = "modrelu"
     num_flipped: int = 0
     weight_init: Init = Init()
+
+    _repr_html_ = as_html
 
     def __post_init__(self):
         check_fields(self)

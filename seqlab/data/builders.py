@@ -38,12 +38,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
-from tqdm import tqdm
 
 from seqlab.data import digits, engines, reviews, sources, tracks
 from seqlab.data.checks import check_known
 from seqlab.errors import InputError
 from seqlab.files import sha256
+from seqlab.progress import is_live, tqdm
 
 ARRAY_RECORD, PARQUET = FORMATS = ("array_record", "parquet")
 MANIFEST = "manifest.json"
@@ -100,7 +100,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, split, examples):
         key = -1
-        for key, example in enumerate(tqdm(examples, f"{self.name} {split}", disable=None)):
+        bar = tqdm(examples, f"{self.name} {split}", disable=not is_live())
+        for key, example in enumerate(bar):
             yield key, example
         if key < 0:
             raise InputError(f"{self.name}: split {split} has no example")

@@ -835,12 +835,14 @@ def _download(path: Path, file: File) -> None:
 
 def _chunks(path: Path, file: File) -> Iterator[bytes]:
     """What the address sends, under a progress bar, up to the first that goes past its size."""
-    from tqdm import tqdm
+    from seqlab.progress import is_live, tqdm
 
     try:
         with (
             _open(file.address, TIMEOUT_SECONDS) as response,
-            tqdm(total=file.size, desc=file.name, unit="B", unit_scale=True, disable=None) as bar,
+            tqdm(
+                total=file.size, desc=file.name, unit="B", unit_scale=True, disable=not is_live()
+            ) as bar,  # fmt: skip
         ):
             size = 0
             while size <= file.size and (chunk := response.read(CHUNK_BYTES)):

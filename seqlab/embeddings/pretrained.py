@@ -81,7 +81,7 @@ def with_vectors(
             params = with_embedding(params, matrix, path)
         return params
 
-    begun = Model(init, model.apply)
+    begun = model._replace(init=init)
     return (begun, optimizer) if mode == "non-static" else frozen(begun, optimizer, paths[-1])
 
 
@@ -136,4 +136,4 @@ def frozen(
         return model.apply(held, *inputs, **options)
 
     moves = optax.partition({"trained": optimizer, "frozen": optax.set_to_zero()}, labels)
-    return Model(model.init, apply), moves
+    return model._replace(apply=apply), moves

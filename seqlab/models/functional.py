@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from flax import nnx
 
+from seqlab.description import call_text
 from seqlab.types import Model
 
 
@@ -36,4 +37,4 @@ def functional(
     def apply(params, *inputs, **options):
         return getattr(nnx.merge(structure, params), method)(*inputs, **options)
 
-    return Model(init, apply)
+    return Model(init, apply, call_text(module, args, kwargs))
