@@ -28,6 +28,12 @@ def bootstrap(
 ) -> Interval:
     """A statistic over independent runs with its percentile bootstrap interval.
 
+        >>> import numpy as np
+        >>> from seqlab import bootstrap
+        >>> found = bootstrap(np.array([3.0, 5.0, 4.0]))
+        >>> float(found.low) <= float(found.middle) == 4.0 <= float(found.high)
+        True
+
     Args:
       values: [N, ...], one row a run (a seed, a sentence, a storm).
       statistic: called with `axis`; the median if nothing is said.

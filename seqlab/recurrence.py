@@ -55,6 +55,14 @@ def unroll(
 
     Leading axes are free: one sequence [T, D] or a batch [..., T, D], by the same code.
 
+        >>> import jax
+        >>> from seqlab import LSTM, unroll
+        >>> cell = LSTM(4)
+        >>> xs = jax.random.normal(jax.random.key(0), (2, 7, 3))
+        >>> walked = unroll(cell, cell.init(jax.random.key(1), 3), xs)
+        >>> walked.ys.shape, walked.carries.c.shape, walked.carry.h.shape
+        ((2, 7, 4), (2, 7, 4), (2, 4))
+
     Args:
       cell: anything that satisfies `seqlab.types.Cell`.
       params: its parameters.

@@ -67,6 +67,10 @@ CELLS: dict[str, Callable[..., Any]] = {
 def lookup(name: str) -> Callable[..., Cell]:
     """What makes the cell of that name; call it with `hidden_size=` and the cell's own fields.
 
+        >>> from seqlab import lookup
+        >>> lookup("gru")(hidden_size=4).reset
+        'before'
+
     Args:
       name: one of `CELLS`, or "package.module:Class" for a cell of your own, found on the Python
         path.

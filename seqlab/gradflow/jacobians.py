@@ -20,6 +20,14 @@ def step_jacobians(
     S is the raveled carry: leaf after leaf in the order of its fields (h, then c, for an LSTM), H
     each. Rows are outputs, columns inputs. At a masked step J is the identity.
 
+        >>> import jax, jax.numpy as jnp, numpy as np
+        >>> from seqlab import LSTM, step_jacobians
+        >>> cell = LSTM(4, forget_gate=1.0, input_gate=0.0)
+        >>> params = cell.init(jax.random.key(0), 3)
+        >>> J = step_jacobians(cell, params, jnp.ones((7, 3)))
+        >>> J.shape, np.array_equal(J[0, 4:, 4:], np.eye(4))  # c is kept
+        ((7, 8, 8), True)
+
     Args:
       cell: any cell.
       params: its parameters.

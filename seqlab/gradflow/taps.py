@@ -66,6 +66,14 @@ def carry_gradients(
     """dL/dcarry_t at every recurrence of a model: name -> carry with leaves [..., T, H].
 
     The arguments are those of `gradients`, which this is without the parameters' share of the work.
+
+        >>> import jax
+        >>> from seqlab import RNN, ManyToOne, carry_gradients, functional
+        >>> model = functional(ManyToOne, RNN(4), input_size=3, output_size=1)
+        >>> xs = jax.random.normal(jax.random.key(0), (5, 7, 3))
+        >>> params = model.init(jax.random.key(1))
+        >>> carry_gradients(model.apply, lambda out: out.logits.sum(), params, xs)["rnn"].shape
+        (5, 7, 4)
     """
 
     def output(taps):

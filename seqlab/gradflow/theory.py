@@ -100,6 +100,10 @@ def critical_gain(input_variance: float, bias_variance: float = 0.0) -> float:
     the units, so the gain that makes up for it is above one:
     `RNN(h, weight_init=Init(gain=critical_gain(s2)))`, with Gaussian or orthogonal weights.
 
+        >>> from seqlab import critical_gain
+        >>> round(critical_gain(0.0), 3), round(critical_gain(1.0), 3)
+        (1.0, 1.856)
+
     Args:
       input_variance: s^2, variance of W_x x over units and steps.
       bias_variance: s_b^2, variance of b over units.

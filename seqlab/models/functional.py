@@ -15,6 +15,15 @@ def functional(
 
     Only `jax.jit`, `grad`, `vmap` and `scan` are then needed; the transforms of Flax are not.
 
+        >>> import jax
+        >>> from seqlab import GRU, ManyToOne, functional
+        >>> model = functional(ManyToOne, GRU(4), input_size=3, output_size=2)
+        >>> model
+        ManyToOne(GRU(hidden_size=4), input_size=3, output_size=2)
+        >>> params = model.init(jax.random.key(0))
+        >>> model.apply(params, jax.random.normal(jax.random.key(1), (5, 7, 3))).logits.shape
+        (5, 2)
+
     Args:
       module: a module class whose `__init__` takes `rngs`.
       *args: what it takes before that.

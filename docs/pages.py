@@ -1,0 +1,127 @@
+"""What mkdocs is given besides the pages in this folder: front page, course, gallery, reference."""
+
+import json
+import re
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+import seqlab
+
+ROOT = Path(__file__).parents[1]
+TITLES = {
+    "cells": "Cells",
+    "recurrence": "The loop",
+    "models": "Models",
+    "gradflow": "Gradient instruments",
+    "report": "Gradient report",
+    "train": "Training",
+}
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Fills the two empty parts of the menu."""
+    for part in config.nav or []:
+        if "Course" in part:
+            part["Course"] = [f"course/{path.stem}.md" for path in notebooks()]
+        elif "Reference" in part:
+            part["Reference"] = [f"reference/{name}.md" for name in reference()]
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds the pages that are made from other files of the repository."""
+    pages = {
+        "index.md": moved((ROOT / "README.md").read_text(encoding="utf-8")),
+        "contributing.md": moved((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")),
+        "changelog.md": moved((ROOT / "CHANGELOG.md").read_text(encoding="utf-8")),
+        "gallery.md": gallery(),
+    }
+    pages |= {f"course/{path.stem}.md": lesson(path) for path in notebooks()}
+    pages |= {f"reference/{name}.md": text for name, text in reference().items()}
+    for name, text in pages.items():
+        files.append(File.generated(config, name, content=text))
+    return files
+
+
+def moved(text: str) -> str:
+    """A page of the repository's root, its links as from within docs/."""
+    text = re.sub(r"\]\(docs/", "](", text)
+    text = re.sub(r"\]\(notebooks/(\w+)\.(?:py|ipynb)\)", r"](course/\1.md)", text)
+    text = text.replace("](CONTRIBUTING.md)", "](contributing.md)")
+    return re.sub(r"\[([^]]+)\]\((?:CITATION\.cff|README\.\w+\.md)\)", r"\1", text)
+
+
+def notebooks() -> list[Path]:
+    """The course's sources, in order."""
+    return sorted((ROOT / "notebooks").glob("[0-9]*.py"))
+
+
+def lesson(path: Path) -> str:
+    """A notebook as a page: its text, its code, and what was printed and drawn where it was run."""
+    built = path.with_suffix(".ipynb")
+    if built.exists():
+        cells = json.loads(built.read_text(encoding="utf-8"))["cells"]
+    else:
+        cells = parsed(path.read_text(encoding="utf-8"))
+    parts = []
+    for cell in cells:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(re.sub(r"\]\(\.\./docs/", "](../", source))
+        else:
+            parts.append(f"```python\n{source}\n```")
+            parts += [shown(output) for output in cell.get("outputs", [])]
+    return "\n\n".join(parts) + "\n"
+
+
+def parsed(text: str) -> list[dict]:
+    """The cells of a percent file."""
+    cells = []
+    for chunk in text.split("\n# %%")[1:]:
+        head, _, body = chunk.partition("\n")
+        if "[markdown]" in head:
+            lines = [re.sub(r"^# ?", "", line) for line in body.strip().splitlines()]
+            cells.append({"cell_type": "markdown", "source": "\n".join(lines)})
+        else:
+            cells.append({"cell_type": "code", "source": body.strip()})
+    return cells
+
+
+def shown(output: dict) -> str:
+    """One output of a cell."""
+    data = output.get("data", {})
+    if "image/png" in data:
+        return f'<img src="data:image/png;base64,{"".join(data["image/png"]).strip()}" alt="">'
+    if "text/html" in data:
+        return "".join(data["text/html"])
+    text = "".join(output.get("text") or data.get("text/plain") or [])
+    return f"```text\n{text.rstrip()}\n```"
+
+
+def gallery() -> str:
+    """Every figure of README and docs with the command that makes it."""
+    parts = ["# Gallery", "Every figure has a manifest; `python -m experiments.reproduce --check`."]
+    for path in sorted((ROOT / "docs" / "figures").glob("*.json")):
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        command = manifest["command"]
+        parts.append(f"## {path.stem}\n\n```bash\n{command}\n```")
+        for figure in manifest["figures"]:
+            place = figure["file"].removeprefix("docs/")
+            parts.append(f"![{Path(place).stem}]({place})")
+    return "\n\n".join(parts) + "\n"
+
+
+def reference() -> dict[str, str]:
+    """Page name -> the public names of a part of the library."""
+    names: dict[str, list[str]] = {}
+    for name in sorted(seqlab.__all__):
+        module = seqlab._MODULE_OF[name]
+        part = module.partition(".")[0]
+        names.setdefault(part if part in TITLES else "other", []).append(f"seqlab.{module}.{name}")
+    pages = {}
+    for part in [*TITLES, "other"]:
+        entries = "\n\n".join(f"::: {name}" for name in names[part])
+        pages[part] = f"# {TITLES.get(part, 'Everything else')}\n\n{entries}\n"
+    return pages
