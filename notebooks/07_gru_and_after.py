@@ -243,7 +243,7 @@ assert sizes["minLSTM"] == 3 * (D * H + H)
 # All fresh, as they are by default, on noise:
 
 # %%
-reported = ("GRU", "minGRU") if IS_TOY else ("LSTM", "GRU", "MGU", "JANET", "minGRU")
+reported = ("minGRU",) if IS_TOY else ("LSTM", "GRU", "MGU", "JANET", "minGRU")
 reports = {
     name: gradient_report(family[name], family[name].init(jax.random.key(4), D), xs)
     for name in reported
@@ -277,17 +277,23 @@ assert np.linalg.norm(J, ord=2, axis=(1, 2)).max() < 1
 
 
 # %%
-def end_of(params, form):
-    return jnp.sum(unroll(mingru, params, xs, form=form).ys ** 2)
+def walk(form):
+    """(states, gradient of the sum of their squares)."""
+
+    def total(params):
+        ys = unroll(mingru, params, xs, form=form).ys
+        return jnp.sum(ys**2), ys
+
+    (_, ys), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(params_min)
+    return ys, gradient
 
 
-loop = unroll(mingru, params_min, xs, form="scan").ys
-tree = unroll(mingru, params_min, xs, form="associative").ys
+(loop, by_loop), (tree, by_tree) = walk("scan"), walk("associative")
 np.testing.assert_allclose(tree, loop, atol=1e-5)
-by_loop, by_tree = (jax.grad(end_of)(params_min, form) for form in ("scan", "associative"))
-jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(b).max()), by_tree, by_loop
-)
+for gate in "zn":
+    for name, expected in by_loop[gate].items():
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(by_tree[gate][name], expected, atol=1e-4 * scale)
 try:
     unroll(gru, params, xs, form="associative")
     refused = ""
