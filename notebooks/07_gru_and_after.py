@@ -186,8 +186,9 @@ print(f"direct path: {slope:+.3f} nats a step, log(1/2) = {np.log(0.5):+.3f}")
 assert abs(slope - np.log(0.5)) < 0.15
 
 # %% [markdown]
-# A fresh GRU has $b^z = 0$ and keeps one half at each step: less than an LSTM with its forget
-# bias of 1. The update bias is the GRU's choice of memory.
+# A fresh GRU has $b^z = 0$ and keeps about one half at each step, less than an LSTM with its forget
+# bias of 1. The norm fades a little slower than $\log(1/2)$: $z$ moves with its inputs, and the
+# units that happen to keep most are what is left. The update bias is the GRU's choice of memory.
 
 # %%
 measure = {}
