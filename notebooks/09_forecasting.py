@@ -155,9 +155,9 @@ np.testing.assert_allclose(by_hand, unit_vector(*reached), atol=1e-9)
 
 # %% [markdown]
 # **CLIPER** (climatology and persistence) is a ridge regression on position, the last two motions,
-# their products, wind, pressure and date, one for each lead. A forecast that does not beat it has
-# learned nothing about storms. `track_baselines` fits it on train, with its strength chosen on
-# valid, and gives constant motion too, over 6 and over 12 hours.
+# their products, wind, pressure and date, one for each lead: what a net has to beat.
+# `track_baselines` fits it on train, with its strength chosen on valid, and gives constant motion
+# too, over 6 and over 12 hours.
 
 # %%
 LEADS = {6: 0, 12: 1, 24: 3, 48: 7, 72: 11}  # hours, and their place
@@ -190,13 +190,13 @@ assert np.all(mean_of["persistence 12 h"] < mean_of["persistence"])
 # the nearest neighbour, and the regression, with both splits and 24 hours ahead.
 
 # %%
-FULL = 3  # place of 24 hours
+DAY = 3  # place of 24 hours
 some = cases.of(list(dict.fromkeys(cases.ids))[-250:])
 predictors = cliper_predictors(
     some.lat, some.lon, some.wind_kt, some.pressure_hpa, some.features[..., 10:12], 150.0
 )
-at = some.is_case[:, FIRST_CASE:, FULL]
-xs, ys = predictors[at], some.targets[:, FIRST_CASE:, FULL][at]
+at = some.is_case[:, FIRST_CASE:, DAY]
+xs, ys = predictors[at], some.targets[:, FIRST_CASE:, DAY][at]
 ids = np.broadcast_to(np.array(some.ids)[:, None], at.shape)[at]
 
 
@@ -271,8 +271,8 @@ targets = fit_scaler(Part("train", train.targets[real].reshape(-1, 24), owner)) 
 # quantiles. Here for the errors CLIPER makes at 24 hours, on a grid of guesses:
 
 # %%
-verified = test.is_case[..., FULL]
-missed = (test.targets - said["cliper"])[..., FULL, 0][verified]  # to the east, km
+verified = test.is_case[..., DAY]
+missed = (test.targets - said["cliper"])[..., DAY, 0][verified]  # to the east, km
 grid = np.linspace(-300, 300, 1201)
 for tau in (0.1, 0.5, 0.9):
     e = missed[:, None] - grid
@@ -297,14 +297,14 @@ spread = np.moveaxis(np.nanquantile(residuals, LEVELS, axis=(0, 1)), 0, -1)  # [
 quantiles = said["cliper"][..., None] + spread
 cliper = Prediction(said["cliper"], levels=LEVELS, quantiles=quantiles)
 
-low, high = (edge[..., FULL, :][verified] for edge in cliper.interval(0.9))
-truth = test.targets[..., FULL, :][verified]
+low, high = (edge[..., DAY, :][verified] for edge in cliper.interval(0.9))
+truth = test.targets[..., DAY, :][verified]
 share = np.mean([lo <= y <= hi for lo, y, hi in zip(low.flat, truth.flat, high.flat, strict=True)])
 assert np.isclose(share, coverage(low, high, truth))
 print(f"90 % intervals of CLIPER at 24 h hold {share:.0%}, {np.mean(high - low):.0f} km wide")
 assert 0.8 < share < 0.97
 
-q, borders = quantiles[..., FULL, :, :][verified], np.convolve(LEVELS, (0.5, 0.5), "valid")
+q, borders = quantiles[..., DAY, :, :][verified], np.convolve(LEVELS, (0.5, 0.5), "valid")
 widths = np.diff(np.concatenate([[0.0], borders, [1.0]]))
 losses = pinball(jnp.asarray(q), jnp.array(LEVELS), jnp.asarray(truth))
 np.testing.assert_allclose(
@@ -324,22 +324,37 @@ np.testing.assert_allclose(
 # it moves. But what is drawn? Errors of one storm go together, so that a storm with many cases is
 # nowhere near as many observations. Whole *storms* are drawn.
 
+
 # %%
-storm_of = np.broadcast_to(np.array(test.ids)[:, None], verified.shape)[verified]
-own, other = (errors[name][..., FULL][verified] for name in ("cliper", "persistence"))
-bands = {
-    "storms": skill(own, other, storm_of, num_draws=NUM_DRAWS),
-    "single forecasts": skill(own, other, range(len(own)), num_draws=NUM_DRAWS),
-}
-assert np.isclose(bands["storms"].middle, 1 - own.mean() / other.mean())
-for name, (middle, low, high) in bands.items():
-    print(f"skill {middle:.1%}; drawing {name}: {low:.1%} to {high:.1%}, {high - low:.1%} wide")
-wide, narrow = (band.high - band.low for band in bands.values())
-print(f"{len(own)} forecasts of {len(set(storm_of))} storms: the honest band is {wide / narrow:.1f}"
-      " times as wide")  # fmt: skip
-assert wide > 1.2 * narrow
+def of_lead(place, *names):
+    """Errors of the forecasts named, and the storm of each case."""
+    there = test.is_case[..., place]
+    storm = np.broadcast_to(np.array(test.ids)[:, None], there.shape)[there]
+    return *(errors[name][..., place][there] for name in names), storm
+
+
+times_wider = {}
+for hours, place in LEADS.items():
+    own, other, storm_of = of_lead(place, "cliper", "persistence")
+    over_storms = skill(own, other, storm_of, num_draws=NUM_DRAWS)
+    over_cases = skill(own, other, range(len(own)), num_draws=NUM_DRAWS)
+    assert np.isclose(over_storms.middle, 1 - own.mean() / other.mean())
+    wide, narrow = (band.high - band.low for band in (over_storms, over_cases))
+    times_wider[hours] = wide / narrow
+    print(
+        f"{hours:2d} h: skill {over_storms.middle:.1%}, by {len(own)} cases of "
+        f"{len(set(storm_of))} storms; drawing storms {over_storms.low:.1%} to "
+        f"{over_storms.high:.1%}, {wide / narrow:.1f} times as wide as drawing cases"
+    )
+assert times_wider[48] > 1.3
+assert times_wider[72] > 1.3
+assert times_wider[72] > times_wider[24] > times_wider[6]
 
 # %% [markdown]
+# At 6 hours it makes little difference: much of the error is that of the noted positions, drawn
+# anew for each point. At three days it is rather that of the storm's own drift and its weather,
+# which many cases share, and the band over cases pretends to know much more than it does.
+#
 # ## A small net
 #
 # A GRU reads the track point by point and says, at every point, seven quantiles of how far east
@@ -394,9 +409,7 @@ rows = {}
 for name in ("GRU", "cliper", "persistence 12 h", "persistence"):
     rows[name] = []
     for hours, place in LEADS.items():
-        there = test.is_case[..., place]
-        storm = np.broadcast_to(np.array(test.ids)[:, None], there.shape)[there]
-        found, base = (errors[each][..., place][there] for each in (name, "persistence"))
+        found, base, storm = of_lead(place, name, "persistence")
         middle = mean_error(found, storm, num_draws=NUM_DRAWS)
         over = skill(found, base, storm, num_draws=NUM_DRAWS)
         rows[name].append({"hours": hours, "error_km": tuple(middle), "skill": tuple(over)})
@@ -410,22 +423,48 @@ assert IS_TOY or all(row["skill"][1] > 0 for row in rows["GRU"][2:])  # the band
 
 # %%
 for hours, place in LEADS.items():
-    there = test.is_case[..., place]
-    storm = np.broadcast_to(np.array(test.ids)[:, None], there.shape)[there]
-    own, other = (errors[name][..., place][there] for name in ("GRU", "cliper"))
+    own, other, storm = of_lead(place, "GRU", "cliper")
     over = skill(own, other, storm, num_draws=NUM_DRAWS)
     verdict = "better" if over.low > 0 else "worse" if over.high < 0 else "not to be told apart"
     print(f"{hours:2d} h: skill over CLIPER {over.middle:+.1%} ({over.low:+.1%} to "
           f"{over.high:+.1%}): {verdict}")  # fmt: skip
-    assert over.low <= over.middle <= over.high
+assert IS_TOY or over.low > 0  # at the longest lead
+
+# %% [markdown]
+# The longer the lead, the more the net gains. It has read the whole track where CLIPER has read its
+# last 12 hours; at the shortest leads there is little to be gained by that.
+#
+# Does the net know how sure it is? Here is one storm with three of its forecasts, and coverage
+# and CRPS beside those of CLIPER.
 
 # %%
-scores = {"cliper": cliper, "GRU": net}
-for name, forecast in scores.items():
-    low, high = (edge[..., FULL, :][verified] for edge in forecast.interval(0.9))
-    crps = forecast.crps(test.targets)[..., FULL, :][verified].mean()
+row = int(np.argmax(test.is_real.sum(axis=1)))
+storm, real = {"storm": test.ids[row], "name": "", "year": test.years[row]}, test.is_real[row]
+storm |= {"lat": test.lat[row, real], "lon": test.lon[row, real]}
+hours, paths = np.arange(6, 73, 6), []
+for start in (4, 16, 28):
+    here = test.lat[row, start], test.lon[row, start]
+    low, high = (edge[row, start] for edge in net.interval(0.9))
+    to_lat, to_lon = destination(*here, net.mean[row, start])
+    # As if it were round and Gaussian: 1.645 deviations to each side hold 90 % of a component,
+    # a disk of 2.146 deviations holds 90 % of the plane.
+    radius = 2.146 / 1.645 * np.sqrt(np.mean(((high - low) / 2) ** 2, axis=-1))
+    assert np.all(radius[1:] > radius[0])  # less and less sure
+    paths.append(
+        {
+            "storm": storm["storm"], "start": str(test.times[row, start]), "start_lat": here[0],
+            "start_lon": here[1], "hours": hours, "lat": to_lat, "lon": to_lon,
+            "radius_km": radius,
+        }
+    )  # fmt: skip
+plots.track_map([storm], paths)
+plt.show()
+
+# %%
+for name, forecast in {"cliper": cliper, "GRU": net}.items():
+    low, high = (edge[..., DAY, :][verified] for edge in forecast.interval(0.9))
+    crps = forecast.crps(test.targets)[..., DAY, :][verified].mean()
     share = coverage(low, high, truth)
-    scores[name] = crps
     print(f"{name:6s} 24 h: CRPS {crps:.1f} km, 90 % intervals hold {share:.0%}, "
           f"{np.mean(high - low):.0f} km wide")  # fmt: skip
     assert IS_TOY or 0.8 < share < 0.97
@@ -433,7 +472,7 @@ for name, forecast in scores.items():
 # %% [markdown]
 # ## Remaining life
 #
-# Now machines that wear out. Far from failure their sensors say nothing of how far: what is to
+# Now machines that wear out. Far from failure their sensors say little of how far: what is to
 # be told is $\min(\text{life}, 125)$, as in nearly all published work. Engines of the test part are
 # cut off before they fail, at a cycle that nobody chose.
 
@@ -493,9 +532,10 @@ d = predicted - capped
 by_hand = sum(np.exp(-x / 13) - 1 if x < 0 else np.exp(x / 10) - 1 for x in d)
 assert np.isclose(by_hand, phm08_score(predicted, capped))
 assert phm08_score(np.array([30.0]), np.array([10.0])) > phm08_score(np.array([10.0]), 30.0)
-largest = np.max(np.where(d < 0, np.expm1(-d / 13), np.expm1(d / 10)))
-print(f"score {by_hand:.0f} over {len(d)} engines, {largest / by_hand:.0%} of it from a single one")
-assert largest / by_hand > 2 / len(d)
+each = np.sort(np.where(d < 0, np.expm1(-d / 13), np.expm1(d / 10)))
+tenth = each[-(len(d) // 10) :].sum() / by_hand
+print(f"score {by_hand:.0f} over {len(d)} engines, {tenth:.0%} of it from the worst tenth of them")
+assert tenth > 0.2
 
 shifts = np.arange(-30.0, 31.0)
 errors_at = [rmse(predicted + shift, capped) for shift in shifts]
@@ -504,10 +544,13 @@ best_error, best_score = (shifts[np.argmin(values)] for values in (errors_at, sc
 print(f"shift of all predictions with the lowest RMSE: {best_error:+.0f} cycles, "
       f"with the lowest score: {best_score:+.0f}")  # fmt: skip
 assert best_score < best_error  # it pays to warn early
+assert abs(best_error + d.mean()) <= 0.5  # the lowest RMSE only takes the mean error back
 
 # %% [markdown]
-# The score is exponential: few engines make most of it, and two methods cannot be told apart by it
-# without a band over engines.
+# The ridge says too much at these cycles, which a shift would take back; the score wants still less
+# than that. (Found on the test engines to show it; a forecaster may choose a shift on valid only.)
+# And since it is exponential, a few bad engines weigh heavily: compare two methods by it with a
+# band over engines, or not at all.
 #
 # And the leak? Cycles of one engine are neighbours too. The same two methods, cycles dealt out at
 # random and engines dealt out whole:
