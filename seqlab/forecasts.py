@@ -1,7 +1,7 @@
 """What a forecast says of numbers to come, and how it is judged. Plain numpy.
 
 A figure of skill comes with a band over whole groups (storms, engines): errors of one group go
-together, and a band over single cases would be far too narrow.
+together, and a band over single cases can be far too narrow.
 """
 
 from collections.abc import Hashable, Sequence
