@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import jupytext
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
@@ -61,13 +62,9 @@ def notebooks() -> list[Path]:
 def lesson(path: Path) -> str:
     """A notebook as a page: its text, its code, and what was printed and drawn where it was run."""
     built = path.with_suffix(".ipynb")
-    if built.exists():
-        cells = json.loads(built.read_text(encoding="utf-8"))["cells"]
-    else:
-        cells = parsed(path.read_text(encoding="utf-8"))
     parts = []
-    for cell in cells:
-        source = "".join(cell["source"])
+    for cell in jupytext.read(built if built.exists() else path).cells:
+        source = cell["source"]
         if cell["cell_type"] == "markdown":
             parts.append(re.sub(r"\]\(\.\./docs/", "](../", source))
         else:
@@ -76,27 +73,14 @@ def lesson(path: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def parsed(text: str) -> list[dict]:
-    """The cells of a percent file."""
-    cells = []
-    for chunk in text.split("\n# %%")[1:]:
-        head, _, body = chunk.partition("\n")
-        if "[markdown]" in head:
-            lines = [re.sub(r"^# ?", "", line) for line in body.strip().splitlines()]
-            cells.append({"cell_type": "markdown", "source": "\n".join(lines)})
-        else:
-            cells.append({"cell_type": "code", "source": body.strip()})
-    return cells
-
-
 def shown(output: dict) -> str:
     """One output of a cell."""
     data = output.get("data", {})
     if "image/png" in data:
-        return f'<img src="data:image/png;base64,{"".join(data["image/png"]).strip()}" alt="">'
+        return f'<img src="data:image/png;base64,{data["image/png"].strip()}" alt="">'
     if "text/html" in data:
-        return "".join(data["text/html"])
-    text = "".join(output.get("text") or data.get("text/plain") or [])
+        return data["text/html"]
+    text = output.get("text") or data.get("text/plain") or ""
     return f"```text\n{text.rstrip()}\n```"
 
 
@@ -105,8 +89,7 @@ def gallery() -> str:
     parts = ["# Gallery", "Every figure has a manifest; `python -m experiments.reproduce --check`."]
     for path in sorted((ROOT / "docs" / "figures").glob("*.json")):
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        command = manifest["command"]
-        parts.append(f"## {path.stem}\n\n```bash\n{command}\n```")
+        parts.append(f"## {path.stem}\n\n```bash\n{manifest['command']}\n```")
         for figure in manifest["figures"]:
             place = figure["file"].removeprefix("docs/")
             parts.append(f"![{Path(place).stem}]({place})")

@@ -3,6 +3,7 @@
 import dataclasses
 import html
 import inspect
+import math
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ class Description:
 
     Attributes:
       title: the cell or model with the fields that are not as by default.
-      about: first sentence of its docstring, and the equations that follow, if there are any.
+      about: first paragraph of its docstring, and the equations that follow, if there are any.
       arrays: name -> shape, with "D" for the width of the input of a cell.
       carry: name -> shape of what a cell keeps from step to step; empty for a model.
       size: how many numbers are learned: of a cell as "a D + b".
@@ -149,13 +150,7 @@ def _shapes(tree: Any) -> dict[str, tuple[int | str, ...]]:
 
 
 def _count(arrays: dict[str, tuple[Any, ...]]) -> int:
-    total = 0
-    for shape in arrays.values():
-        extent = 1
-        for each in shape:
-            extent *= each
-        total += extent
-    return total
+    return sum(math.prod(shape) for shape in arrays.values())
 
 
 def _shape(shape: tuple[int | str, ...]) -> str:
