@@ -13,7 +13,6 @@ when a signal or the validation figure asks for it, and there a resumed run goes
 
 import dataclasses
 import math
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Protocol
@@ -24,6 +23,7 @@ import numpy as np
 from seqlab.checkpoint import Checkpoints
 from seqlab.devices import Devices, agree, any_process
 from seqlab.errors import InputError
+from seqlab.progress import is_live
 from seqlab.recorder import record_nonfinite
 from seqlab.runlog import CHECKPOINTS, RunLog
 from seqlab.train import TrainState, TrainStep
@@ -266,7 +266,7 @@ class Session:
         self._compiled.add(shapes)
         if shapes not in self._count.shapes:
             self._count.shapes.append(shapes)
-        bar.set_postfix_str("compiling", refresh=sys.stderr.isatty())
+        bar.set_postfix_str("compiling", refresh=is_live())
         start = time.perf_counter()
         result = compiled(state, placed)
         seconds = time.perf_counter() - start

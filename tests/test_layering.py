@@ -34,7 +34,7 @@ ALLOWED = {
     "ensemble": {"types", "train"},
     "recorder": {"types", "recurrence", "train", "checkpoint"},
     "report": {"types", "cells", "recurrence", "gradflow", "recorder", "plots"},
-    "session": {"types", "train", "checkpoint", "recorder", "devices", "runlog"},
+    "session": {"types", "train", "checkpoint", "recorder", "devices", "runlog", "progress"},
     "replay": {"checkpoint", "recorder", "runlog", "cli"},
     "writers": set(),
     "embeddings": {"types", "losses", "data", "files", "devices"},
