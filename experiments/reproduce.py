@@ -91,7 +91,8 @@ class Config:
     """write a manifest from a finished run, or from a fresh one of the old manifest"""
     figures: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="STEM[=STEM] ...")] = None
     """for --record: which figures of the run go into docs/, =STEM where they are called otherwise
-    there; those of the old manifest, or the one called NAME, if not said"""
+    there; none: for its numbers alone; those of the old manifest, or the one called NAME, if
+    not said"""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """where runs go. Default: runs/reproduce/<time>"""
     docs: Annotated[Path, tyro.conf.arg(metavar="DIR")] = DOCS
@@ -226,7 +227,8 @@ def record(config: Config, manifests: Mapping[str, Any], out: Path, console: Con
     path = config.docs / MANIFESTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, to_json(new))
-    console.print(f"recorded in {path}: {', '.join(each['file'] for each in new['figures'])}")
+    pictures = ", ".join(each["file"] for each in new["figures"])
+    console.print(f"recorded in {path}: {pictures or 'no figure'}")
     if new["made_with"]["git_modified"]:
         console.print("its code was not committed when it ran: commit and record again")
     return 0
@@ -290,8 +292,6 @@ def chosen_figures(
         if file not in drawn:
             stems = ", ".join(Path(each).stem for each in drawn) or "none"
             raise InputError(f"{finished.path} has no figure {Path(file).stem}; --figures: {stems}")
-    if not pairs:
-        raise InputError("--figures names none")
     return pairs
 
 

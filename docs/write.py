@@ -1,0 +1,106 @@
+"""Writes README.md and docs/studies.md from templates/ and recorded runs.
+
+    python docs/write.py            # after an edit of a template, or after --record
+    python docs/write.py --check    # names what is not as written; exit code 1
+
+A template is Markdown with numbers as expressions of Jinja: {{ babi["mean_accuracy"] | pct }} is a
+figure of docs/figures/babi.json, by the name that it has in `expected` there; `bench` holds what is
+kept in docs/benchmarks/. So no figure of a run is typed by hand, and a run that is recorded again
+moves every sentence that quotes it. Figures of other people are text, with their source beside.
+"""
+
+import difflib
+import json
+import sys
+from pathlib import Path
+
+import jinja2
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+WRITTEN = {"README.md": ROOT, "studies.md": DOCS}
+NOTE = "<!-- Written by docs/write.py from docs/templates/{name}: edit that. -->\n\n"
+
+
+def recorded(docs: Path = DOCS) -> dict[str, dict]:
+    """Name of a manifest -> its figures by dotted name, its command and its seconds."""
+    runs = {}
+    for path in sorted((docs / "figures").glob("*.json")):
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        runs[path.stem] = {
+            **manifest.get("expected", {}),
+            **{f"check {name}": each["found"] for name, each in manifest.get("checks", {}).items()},
+            "command": manifest["command"],
+            "wall_s": manifest["made_with"]["wall_s"],
+        }
+    return runs
+
+
+def benchmarks(docs: Path = DOCS) -> dict[str, dict]:
+    """Name of a benchmark -> its summary: rows, and what else it has."""
+    return {
+        path.stem: json.loads(path.read_text(encoding="utf-8"))["summary"]
+        for path in sorted((docs / "benchmarks").glob("*.json"))
+    }
+
+
+def fixed(value: float, digits: int = 1) -> str:
+    """So many digits after the point; no minus before a zero."""
+    text = f"{value:.{digits}f}"
+    return text.lstrip("-") if not text.strip("-0.") else text
+
+
+def pct(share: float, digits: int = 1) -> str:
+    """A share in per cent, without the sign."""
+    return fixed(100 * share, digits)
+
+
+def minutes(run: dict) -> str:
+    """What the recorded run took: whole minutes, halves below five."""
+    taken = run["wall_s"] / 60
+    return f"{taken:.0f}" if taken >= 5 else f"{max(0.5, round(2 * taken) / 2):g}"
+
+
+def row(rows: list[dict], **wanted) -> dict:
+    """The one row with these values."""
+    found = [each for each in rows if all(each.get(name) == wanted[name] for name in wanted)]
+    if len(found) != 1:
+        raise ValueError(f"{len(found)} rows of {len(rows)} have {wanted}")
+    return found[0]
+
+
+def written(name: str) -> str:
+    """A page as its template and the recorded runs give it."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(DOCS / "templates"),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,  # Markdown
+    )
+    environment.filters |= {"fixed": fixed, "pct": pct, "minutes": minutes, "row": row}
+    page = environment.get_template(name).render(**recorded(), bench=benchmarks())
+    title, _, rest = page.partition("\n\n")
+    return f"{title}\n\n{NOTE.format(name=name)}{rest}"
+
+
+def main() -> int:
+    """Writes, or with --check compares."""
+    moved = 0
+    for name, folder in WRITTEN.items():
+        path, new = folder / name, written(name)
+        if "--check" not in sys.argv[1:]:
+            path.write_text(new, encoding="utf-8")
+            continue
+        old = path.read_text(encoding="utf-8") if path.exists() else ""
+        lines = list(
+            difflib.unified_diff(
+                old.splitlines(), new.splitlines(), str(path), "as written", lineterm="", n=0
+            )
+        )
+        moved += bool(lines)
+        print("\n".join(lines) or f"{path}: as written")
+    return int(moved > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
