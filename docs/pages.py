@@ -35,6 +35,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the pages that are made from other files of the repository."""
     pages = {
         "index.md": moved((ROOT / "README.md").read_text(encoding="utf-8")),
+        "ko.md": moved((ROOT / "README.ko.md").read_text(encoding="utf-8")),
         "contributing.md": moved((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")),
         "changelog.md": moved((ROOT / "CHANGELOG.md").read_text(encoding="utf-8")),
         "gallery.md": gallery(),
@@ -50,8 +51,9 @@ def moved(text: str) -> str:
     """A page of the repository's root, its links as from within docs/."""
     text = re.sub(r"\]\(docs/", "](", text)
     text = re.sub(r"\]\(notebooks/(\w+)\.(?:py|ipynb)\)", r"](course/\1.md)", text)
-    text = text.replace("](CONTRIBUTING.md)", "](contributing.md)")
-    return re.sub(r"\[([^]]+)\]\((?:CITATION\.cff|README\.\w+\.md)\)", r"\1", text)
+    for old, new in (("CONTRIBUTING", "contributing"), ("README", "index"), ("README.ko", "ko")):
+        text = text.replace(f"]({old}.md)", f"]({new}.md)")
+    return text.replace("[CITATION.cff](CITATION.cff)", "CITATION.cff")
 
 
 def notebooks() -> list[Path]:

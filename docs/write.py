@@ -1,4 +1,4 @@
-"""Writes README.md and docs/studies.md from templates/ and recorded runs.
+"""Writes README.md, README.ko.md and docs/studies.md from templates/ and recorded runs.
 
     python docs/write.py            # after an edit of a template, or after --record
     python docs/write.py --check    # names what is not as written; exit code 1
@@ -18,7 +18,7 @@ import jinja2
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
-WRITTEN = {"README.md": ROOT, "studies.md": DOCS}
+WRITTEN = {"README.md": ROOT, "README.ko.md": ROOT, "studies.md": DOCS}
 NOTE = "<!-- Written by docs/write.py from docs/templates/{name}: edit that. -->\n\n"
 
 
