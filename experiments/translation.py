@@ -5,7 +5,8 @@
     python -m experiments.translation --dataset multi30k_de_en
     python -m experiments.translation --dataset tatoeba_en_ko --korean jamo
     python -m experiments.translation --corpus my.de my.en --levels word word
-    echo "7 mars 2024" | python -m experiments.translation --from-run RUN --predict -
+    echo "7 mars 2024" | python -m experiments.translation --from-run RUN --translate -
+    python -m experiments.translation --from-run RUN --interactive
 
 `--context attention` (the default) looks at the source at every step; `state` knows it by its first
 state alone, `every` is given the encoder's last output at each step. `--compare` trains all three.
@@ -13,7 +14,8 @@ state alone, `every` is given the encoder's last output at each step. `--compare
 A run is kept as it was after the epoch of the least validation loss, and only then asked for the
 test part. Texts are written freely, `--beam-size` outputs at a time; scores are BLEU and chrF of
 sacrebleu, with their signatures, and the share of exact matches; perplexity is of true targets.
-Sources with several targets are one source with several references. In `--predict` the flags
+Sources with several targets are one source with several references. `--translate` is this
+experiment's name for `--predict`, and `--interactive` is `--predict -`. There the flags
 `--beam-size`, `--num-best`, `--length-penalty`, `--coverage-penalty`, `--temperature` and
 `--beside` count: a line is answered by a line, or by `--num-best` lines of score and text; on a
 terminal it asks and answers line by line. `--beside RUN ...` lets several runs write together.
@@ -733,5 +735,11 @@ def plot(path: Path) -> None:
         )
 
 
+def spelled(words: list[str]) -> list[str]:
+    """The command line with the flags that every experiment has in place of this one's names."""
+    known = {"--translate": ["--predict"], "--interactive": ["--predict", "-"]}
+    return [flag for word in words for flag in known.get(word, [word])]
+
+
 if __name__ == "__main__":
-    main(Config, run, plot, predict=predict)
+    main(Config, run, plot, spelled(sys.argv[1:]), predict=predict)

@@ -103,8 +103,12 @@ def test_lines_are_answered_line_by_line(trained, monkeypatch, capsys, tmp_path)
     monkeypatch.setattr("sys.stdin", SimpleNamespace(
         isatty=lambda: True, readline=iter(["abc\n", "cba\n", ""]).__next__))  # fmt: skip
     main(study.Config, study.run, study.plot,
-         ["--from-run", str(trained.path), "--predict", "-"], predict=study.predict)  # fmt: skip
+         study.spelled(["--from-run", str(trained.path), "--interactive"]),
+         predict=study.predict)  # fmt: skip
     assert capsys.readouterr().out == "ABC\nCBA\n"
+    assert study.spelled(["--translate", "my.txt", "--seed", "1"]) == [
+        "--predict", "my.txt", "--seed", "1",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
