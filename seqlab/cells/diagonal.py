@@ -45,7 +45,8 @@ class MinGRU:
 
         z = sigmoid(W^z x + b^z)     n = W^n x + b^n     h' = (1 - z) * h + z * n
 
-    The gate and the candidate read the input alone, so dh'/dh = diag(1 - z). Convention: z is on
+    The gate and the candidate read the input alone, so dh'/dh = diag(1 - z): the direct path is
+    all of the gradient. Convention: z is on
     the candidate; the candidate has no squashing. The published log-space form makes it positive
     first; nothing else about that form is another function.
 
@@ -65,6 +66,9 @@ class MinGRU:
     positive: bool = False
     chrono_steps: float | None = None
     weight_init: Init = Init()
+
+    # The one way by which the carry enters a step, the direct path: no gate reads it.
+    routes = ("state",)
 
     _repr_html_ = as_html
 
@@ -89,6 +93,11 @@ class MinGRU:
 
     def step(self, params, h, x):
         """One step."""
+        return self.step_by_route(params, {"state": h}, x)
+
+    def step_by_route(self, params, reads, x):
+        """`step`, in which the route reads a carry of its own; "state" is (1 - z) * h."""
+        h = reads["state"]
         z = self.gates(params, h, x)["z"]
         with jax.named_scope("n"):
             n = _candidate(_gate(params["n"], x), self.positive)
@@ -133,6 +142,9 @@ class MinLSTM:
     chrono_steps: float | None = None
     weight_init: Init = Init()
 
+    # The one way by which the carry enters a step, the direct path: no gate reads it.
+    routes = ("state",)
+
     _repr_html_ = as_html
 
     def __post_init__(self):
@@ -157,6 +169,11 @@ class MinLSTM:
 
     def step(self, params, h, x):
         """One step."""
+        return self.step_by_route(params, {"state": h}, x)
+
+    def step_by_route(self, params, reads, x):
+        """`step`, in which the route reads a carry of its own; "state" is f / (f + i) * h."""
+        h = reads["state"]
         f = self.gates(params, h, x)["f"]
         with jax.named_scope("n"):
             n = _candidate(_gate(params["n"], x), self.positive)

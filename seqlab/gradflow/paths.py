@@ -85,6 +85,8 @@ def path_gradients(
 
         return along_direct(inner_product)
 
+    if not gates:  # they read the input alone: the direct route is all there is
+        return {"total": total, "direct": along_direct(loss)}
     # What gate g sends back from step t+1, (J_{t+1}^g)^T G_{t+1}, arrives at carry_t.
     arriving = [jax.tree.map(_one_step_earlier, through[gate]) for gate in gates]
     left = jax.vmap(on_from)(jax.tree.map(lambda *leaves: jnp.stack(leaves), *arriving))
