@@ -119,11 +119,12 @@ def scale_recurrent(params: Params, gain: float | Array) -> Params:
 
 
 def chrono_bias(key: Array, hidden_size: int, longest: float) -> Array:
-    """Biases b with keep times spread from 1 to `longest` steps, [H].
+    """Biases b with keep times spread evenly from 2 to `longest` steps, [H].
 
         b = log u,  u ~ U[1, longest - 1],  so that sigmoid(b) = 1 - 1 / (1 + u)
 
-    A forget gate takes +b, the gate that writes takes -b.
+    A gate that stays at f keeps for 1 / (1 - f) steps, here 1 + u. A forget gate takes +b, the gate
+    that writes takes -b.
 
     References: Tallec and Ollivier, 2018, section 2 (chrono initialisation).
     """
