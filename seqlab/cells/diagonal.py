@@ -46,9 +46,9 @@ class MinGRU:
         z = sigmoid(W^z x + b^z)     n = W^n x + b^n     h' = (1 - z) * h + z * n
 
     The gate and the candidate read the input alone, so dh'/dh = diag(1 - z): the direct path is
-    all of the gradient. Convention: z is on
-    the candidate; the candidate has no squashing. The published log-space form makes it positive
-    first; nothing else about that form is another function.
+    all of the gradient. Convention: z is on the candidate; the candidate has no squashing. The
+    published log-space form makes it positive first; nothing else about that form is another
+    function.
 
     Attributes:
       hidden_size: H, width of h.
@@ -57,6 +57,9 @@ class MinGRU:
       chrono_steps: None, or the longest dependence T_max in steps: b^z = -log U[1, T_max - 1], in
         place of `update_bias`.
       weight_init: how W^z and W^n begin (`input`, `input_gain`).
+
+    Raises:
+      InputError: a width below 1, or `chrono_steps` not above 2.
 
     References: Feng et al., 2024, section 3.1, appendix B (log space); Tallec and Ollivier, 2018.
     """
@@ -132,6 +135,9 @@ class MinLSTM:
       chrono_steps: None, or the longest dependence T_max in steps: b^f = log U[1, T_max - 1], b^i =
         -b^f, in place of `forget_bias`.
       weight_init: how the matrices begin (`input`, `input_gain`).
+
+    Raises:
+      InputError: a width below 1, or `chrono_steps` not above 2.
 
     References: Feng et al., 2024, section 3.2, appendix B (log space); Tallec and Ollivier, 2018.
     """
@@ -218,6 +224,9 @@ class LRU:
       hidden_size: H, width of h; if it is odd, the last unit's imaginary part is not shown.
       smallest, largest: radii of the ring, 0 <= smallest < largest < 1.
       largest_phase: in radians, at most 2 pi.
+
+    Raises:
+      InputError: a width below 1, or radii or a phase outside these bounds.
 
     References: Orvieto et al., 2023, sections 3.3 and 3.4, lemma 3.2.
     """
