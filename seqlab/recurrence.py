@@ -227,6 +227,9 @@ def linearize_step(
     """`jax.linearize`: (the carry after a step, the derivative as a linear function).
 
     Products of one tangent with several matrices, the gates', are one product with all of them.
+
+    Raises:
+      ValueError: a carry that holds integers.
     """
     if not all(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(carry)):
         raise ValueError("the carry holds integers, which have no tangents: see step_jacobians")

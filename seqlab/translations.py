@@ -33,7 +33,7 @@ def references(sources: Sequence[str], targets: Sequence[str]) -> References:
 
 
 def mean_nats(nats: Sequence[np.ndarray]) -> float:
-    """A token, `<eos>` too, over texts with these losses."""
+    """Nats a token, `<eos>` too, over texts with these losses, [U] each."""
     return float(np.concatenate(nats).mean())
 
 
@@ -153,7 +153,7 @@ def position_accuracy(hits: Sequence[np.ndarray], longest: int) -> tuple[np.ndar
 
 
 def agrees(said: Sequence[int], truth: Sequence[int]) -> np.ndarray:
-    """Of each token of the truth, whether the same stands at that place of what was said."""
+    """Of each token of the truth, whether the same stands at that place of what was said, [U]."""
     found = np.zeros(len(truth), bool)
     size = min(len(said), len(truth))
     found[:size] = np.asarray(said[:size]) == np.asarray(truth[:size])
