@@ -105,6 +105,8 @@ def adding_baseline(version: str = "arjovsky", num_steps: int | None = None) -> 
 
     Raises:
       InputError: an unknown version, or too few steps for it.
+
+    References: as of `adding`.
     """
     check_known(version, ADDING_VERSIONS, "version")
     if version == "arjovsky":
@@ -125,6 +127,8 @@ def adding_correct(predictions: np.ndarray, targets: np.ndarray, criterion: str)
     Raises:
       InputError: an unknown criterion.
       ValueError: predictions and targets of different shapes.
+
+    References: Hochreiter and Schmidhuber, 1997 ("hs97"); Pascanu et al., 2013 ("pascanu").
     """
     check_known(criterion, ("hs97", "pascanu"), "criterion")
     predictions, targets = np.asarray(predictions), np.asarray(targets)
@@ -167,6 +171,8 @@ def copy_memory_baseline(delay: int) -> float:
     """Mean cross-entropy in nats of the best answer without memory: 10 ln 8/(T + 20).
 
     It says blank until the delimiter and then each of the 8 symbols with equal probability.
+
+    References: Arjovsky et al., 2016, section 5.
     """
     return COPY_LENGTH * math.log(8) / (delay + 2 * COPY_LENGTH)
 
@@ -232,6 +238,8 @@ def temporal_order_chance(version: str = "pascanu") -> float:
 
     Raises:
       InputError: an unknown version.
+
+    References: as of `temporal_order`.
     """
     check_known(version, TEMPORAL_ORDER_CLASSES, "version")
     return 1 / TEMPORAL_ORDER_CLASSES[version]
@@ -246,6 +254,8 @@ def temporal_order_correct(outputs: np.ndarray, targets: np.ndarray) -> np.ndarr
 
     Raises:
       ValueError: outputs that are not one a class for every target.
+
+    References: Hochreiter and Schmidhuber, 1997, experiments 6a and 6b.
     """
     outputs, targets = np.asarray(outputs), np.asarray(targets)
     if outputs.shape[:-1] != targets.shape:

@@ -30,8 +30,9 @@ def path_gradients(
         G_t      = direct_t + sum over gates of g_t
 
     so `direct` holds the gates fixed all the way (the "carousel"; with peepholes the output gate
-    still sees the new c on it), and g is everything that leaves
-    carry_t through gate g, at once or after some steps on the direct route, whatever it does later.
+    still sees the new c on it), and g is everything that leaves carry_t through gate g, at once or
+    after some steps on the direct route, whatever it does later. Gates that read the input alone
+    (MinGRU, MinLSTM) are no routes, and `direct` is the total.
 
     Args:
       apply: a `Model.apply` that accepts `taps` and `routes`.
