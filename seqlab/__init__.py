@@ -59,7 +59,7 @@ _HOME = {
     "report.result": ("compare_reports",),
     "session": ("Session",),
     "testing": ("assert_padding_invariant", "check_cell"),
-    "train": ("TrainState", "init_state", "make_train_step", "steps"),
+    "train": ("TrainState", "fresh_state", "init_state", "make_train_step", "steps"),
     "types": ("Cell", "Model", "Output"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

@@ -46,7 +46,7 @@ def judge_alarms(cycles: np.ndarray, lives: np.ndarray, last: np.ndarray, near: 
     """How good the first alarms are.
 
     Args:
-      cycles: of each machine's first alarm, from 1, or 0; of `alarm_cycles`.
+      cycles: of each machine's first alarm, from 1, or 0, [N]; of `alarm_cycles`.
       lives: true remaining life after each cycle, [N, T].
       last: index of the last cycle of each machine, [N].
       near: remaining life that counts as near failure; an alarm with more than twice as much to go

@@ -14,7 +14,7 @@ class Averaged(NamedTuple):
     """State of an averaged optimiser."""
 
     inner: Any
-    count: Array  # parameters in the mean; 0 before averaging has begun
+    count: Array  # scalar, parameters in the mean; 0 before averaging has begun
     mean: Params
 
 
@@ -24,6 +24,9 @@ def averaged(optimizer: optax.GradientTransformation) -> optax.GradientTransform
         mean_n = mean_{n-1} + (theta_n - mean_{n-1}) / n
 
     The updates are the optimiser's own; `model_params` gives what is to be scored.
+
+    Raises:
+      ValueError: by `update`, which was not given the parameters.
 
     References: Polyak and Juditsky, 1992; Merity et al., 2018, algorithm 1 (when it begins).
     """

@@ -68,6 +68,9 @@ class Checkpoints:
           folder: made at the first save.
           keep: how many of the newest steps are kept, beside the best.
           writes: False to read only; of several processes that train together one writes.
+
+        Raises:
+          ValueError: `keep` below 1.
         """
         if keep < 1:
             raise ValueError(f"keep={keep}, expected 1 or more")

@@ -274,7 +274,11 @@ def _predict(command: Command, predict: Callable | None, module: str) -> Path:
 
 
 def parse(config_class: type[C], argv: list[str], module: str) -> Command[C]:
-    """The command that flags ask for, with its config checked."""
+    """The command that flags ask for, with its config checked.
+
+    Raises:
+      InputError: a config that its class refuses, or a run that cannot be resumed.
+    """
     # tyro would show an InputError of __post_init__ as its own: the checks wait until it is done.
     # tyro finds the comments beside the fields by the place of the class in its file.
     place = ("__module__", "__qualname__", "__doc__", "__firstlineno__")

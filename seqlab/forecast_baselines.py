@@ -148,7 +148,12 @@ def best_ridge(
     train: tuple[np.ndarray, np.ndarray], valid: tuple[np.ndarray, np.ndarray],
     strengths: tuple[float, ...] = STRENGTHS,
 ) -> Ridge:  # fmt: skip
-    """The ridge of the strength with the lowest RMSE on valid; each is (predictors, targets)."""
+    """The ridge of the strength with the lowest RMSE on valid.
+
+    Args:
+      train, valid: (predictors, targets), as `fit_ridge` takes them.
+      strengths: to choose from.
+    """
     fitted = [fit_ridge(*train, strength) for strength in strengths]
     return min(fitted, key=lambda ridge: rmse(ridge(valid[0]), valid[1]))
 

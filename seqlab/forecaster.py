@@ -83,7 +83,7 @@ class Forecaster:
     window: int | None = None
 
     def loss(self, params: Params, batch: Mapping[str, Array], key: Array | None) -> Array:
-        """Mean loss of the head over what is known."""
+        """Mean loss of the head over what is known, a scalar; in the unit of the head's losses."""
         logits = self.model.apply(params, batch["xs"], batch["mask"], key=key).logits
         return masked_mean(self.head.losses(logits, batch["targets"]), batch["is_known"])
 

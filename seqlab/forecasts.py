@@ -122,13 +122,13 @@ def crps_quantiles(quantiles: np.ndarray, levels: Sequence[float], truth: np.nda
 
 
 def coverage(low: np.ndarray, high: np.ndarray, truth: np.ndarray) -> float:
-    """Share of truths within their intervals, ends included; NaN of none."""
+    """Share of truths [...] within their intervals, ends included; NaN of none."""
     is_inside = (low <= truth) & (truth <= high)
     return float(np.mean(is_inside)) if is_inside.size else float("nan")
 
 
 def rmse(predicted: np.ndarray, truth: np.ndarray) -> float:
-    """Root of the mean squared difference, in the unit of both."""
+    """Root of the mean squared difference of two arrays [...], in the unit of both."""
     return float(np.sqrt(np.mean(np.square(np.asarray(predicted, float) - truth))))
 
 
@@ -137,7 +137,7 @@ def phm08_score(predicted: np.ndarray, truth: np.ndarray) -> float:
 
         d = predicted - true (cycles),      sum exp(-d / 13) - 1 for d < 0,  exp(d / 10) - 1 else.
 
-    A sum, not a mean: it grows with the number of engines.
+    A sum over both [N], not a mean: it grows with the number of engines.
 
     References: Saxena et al., 2008, equation 13.
     """
@@ -188,7 +188,11 @@ def mean_error(
     num_draws: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """Mean over all cases [N], with its band over groups; the arguments are those of `skill`."""
+    """Mean over all cases [N], with its band over groups; the arguments are those of `skill`.
+
+    Raises:
+      ValueError: no case, other shapes.
+    """
     sums = _group_sums(groups, errors, np.ones(np.shape(errors)))
     return _over_groups(sums, lambda total: total[..., 0] / total[..., 1], level, num_draws, seed)
 

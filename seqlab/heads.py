@@ -115,6 +115,9 @@ class QuantileHead:
     Attributes:
       levels: tau, increasing, symmetric around a half.
 
+    Raises:
+      InputError: levels that do not increase within 0 .. 1, or lack 0.5.
+
     References: Koenker and Bassett, 1978; Chernozhukov et al., 2010 (putting in order).
     """
 

@@ -41,7 +41,7 @@ def _product_jvp(primals, tangents):
 
 @partial(jax.jit, static_argnames=("shape", "dtype"))
 def orthogonal(key: Array, shape: tuple[int, int], dtype: jnp.dtype) -> Array:
-    """A Haar-distributed matrix with orthonormal rows or columns, whichever are fewer."""
+    """A Haar-distributed matrix [M, N] with orthonormal rows or columns, whichever are fewer."""
 
     @jax.custom_batching.sequential_vmap
     def draw(key):

@@ -99,7 +99,7 @@ def masked_mean(values: Array, mask: Array | None = None) -> Array:
 
 
 def label_accuracy(logits: Array, labels: Array, mask: Array | None = None) -> Array:
-    """Share of real entries whose largest logit is the label's."""
+    """Share of real entries [...] whose largest logit, of [..., V], is the label's."""
     return masked_mean(
         (jnp.argmax(jax.lax.stop_gradient(logits), axis=-1) == labels).astype(logits.dtype), mask
     )

@@ -11,7 +11,7 @@ FLOOR = -80.0  # nats; below it float32 gradients lose their digits
 
 
 class Interval(NamedTuple):
-    """An estimate and the interval around it."""
+    """An estimate and the interval around it, [...] each, in the unit of what is estimated."""
 
     middle: np.ndarray
     low: np.ndarray
@@ -101,7 +101,12 @@ def fitted_slope(log_norm: np.ndarray) -> float:
 
 
 def crossing(gains: Sequence[float], rates: np.ndarray) -> float:
-    """The gain at which the rate turns positive, by linear interpolation; NaN if it never does."""
+    """The gain at which the rate turns positive, by linear interpolation; NaN if it never does.
+
+    Args:
+      gains: increasing, G of them.
+      rates: at each gain, [G].
+    """
     above = np.flatnonzero(rates > 0)
     if not above.size or above[0] == 0:
         return float("nan")
@@ -200,6 +205,10 @@ def macro_f1(counts: np.ndarray) -> float:
 
 def majority_accuracy(train_labels: np.ndarray, labels: np.ndarray) -> float:
     """Accuracy of one who always says the most frequent class of train, the first of several.
+
+    Args:
+      train_labels: whole numbers from 0 on, [M].
+      labels: of the examples that are judged, [N].
 
     Raises:
       ValueError: for no examples.

@@ -6,6 +6,7 @@ from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from seqlab.fast.loop import walk
 from seqlab.fast.program import joined
@@ -111,6 +112,7 @@ def unroll(
     Chen et al., 2016 (recomputation); Gal and Ghahramani, 2016 (variational dropout).
     """
     xs = jnp.asarray(xs)
+    params, carry, taps, weight_taps = map(_in_jax, (params, carry, taps, weight_taps))
     if xs.ndim < 2 or 0 in xs.shape:
         raise ValueError(
             f"unroll: xs has shape {xs.shape}, expected [..., T, D] with no axis of length 0"
@@ -206,7 +208,8 @@ def unroll(
                 is_parallel=form == "associative",
             )
             if found is None and form != "auto":
-                raise ValueError(f"{cell}: form={form!r} cannot be had: {NEEDS[form]}; use 'auto'")
+                name = type(cell).__name__
+                raise ValueError(f"{name}: form={form!r} cannot be had: {NEEDS[form]}; use 'auto'")
         if found is None:
             steps = jax.tree.map(lambda leaf, axis: jnp.moveaxis(leaf, axis, 0), steps, axes)
             found = _scan(body, same, carry, steps, num_steps, remat_every, reverse)
@@ -224,6 +227,9 @@ def linearize_step(
     """`jax.linearize`: (the carry after a step, the derivative as a linear function).
 
     Products of one tangent with several matrices, the gates', are one product with all of them.
+
+    Raises:
+      ValueError: a carry that holds integers.
     """
     if not all(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(carry)):
         raise ValueError("the carry holds integers, which have no tangents: see step_jacobians")
@@ -368,6 +374,7 @@ def stack(
             f"stack: dropout={dropout} acts between layers and there is one; "
             "add a layer or use recurrent_dropout"
         )
+    xs = jnp.asarray(xs)
     keys = iter([None] * 3 * len(cells) if key is None else jax.random.split(key, 3 * len(cells)))
     last_carry, trails, ys = {}, {}, xs
     for index, cell in enumerate(cells):
@@ -423,6 +430,11 @@ def draw_rows(draw: Callable[[tuple[int, ...]], Array], shape: tuple[int, ...]) 
         return draw(shape)
     whole = draw((shape[0] * count, *shape[1:]))
     return jax.lax.dynamic_slice_in_dim(whole, jax.lax.axis_index(SHARDS) * shape[0], shape[0])
+
+
+def _in_jax(tree):
+    """Numpy leaves in the dtype that jax gives them: without x64, float64 is float32, unwarned."""
+    return jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, tree)
 
 
 def _select(flags, yes, no):

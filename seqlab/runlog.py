@@ -205,6 +205,8 @@ class RunLog:
 
         Raises:
           TypeError: a field that JSON cannot hold, by name.
+          ValueError: a field that is None.
+          RuntimeError: after `finish`.
         """
         if self.finished:
             raise RuntimeError(f"{self.path} is finished: write metrics before `finish`")
@@ -244,7 +246,11 @@ class RunLog:
         }
 
     def objection(self, mark: Mapping[str, Any]) -> str:
-        """Why a resumed run cannot be taken back to a place; empty if it can."""
+        """Why a resumed run cannot be taken back to a place; empty if it can.
+
+        Raises:
+          InputError: the metrics file cannot be read.
+        """
         if not self.writes:
             return ""
         with _reading(self.path / METRICS):
@@ -264,6 +270,7 @@ class RunLog:
         Raises:
           InputError: the metrics file is not what it was then (`objection`), or begins otherwise
             than what this run has written so far: the data or the code has changed.
+          RuntimeError: the run was not resumed, or is rewound already.
         """
         written, self._replayed = self._replayed, None
         if mark is not None:
@@ -309,6 +316,10 @@ class RunLog:
             `track_error_24h_km`); None or null for one that does not exist. `wall_s`,
             `peak_rss_mb`, `device`, `metrics_lines`, `nonfinite_written` and `resumed` are added;
             a resumed run's `wall_s` counts its earlier parts too.
+
+        Raises:
+          ValueError: a figure under a name that is the run log's own.
+          RuntimeError: a second time.
         """
         if self.finished:
             raise RuntimeError(f"{self.path} is finished already")
@@ -378,6 +389,9 @@ class RunLog:
 
         Returns:
           False, with every file left where it is, if there is a result to lose.
+
+        Raises:
+          InputError: a file that cannot be taken back.
         """
         self.close()
         if self.resumed or not self.writes:
@@ -518,7 +532,11 @@ def read_record(directory: Path | str) -> dict[str, Any]:
 
 
 def config_values(config: Any) -> dict[str, Any]:
-    """A config's values by field name, in JSON types; infinities and NaN become texts."""
+    """A config's values by field name, in JSON types; infinities and NaN become texts.
+
+    Raises:
+      TypeError: a value that JSON cannot hold, by its field.
+    """
     return {
         field.name: _to_json(getattr(config, field.name), field.name, str)
         for field in dataclasses.fields(config)

@@ -45,6 +45,10 @@ class TokenScores:
       vocabulary: `Vocabulary.digest` of the vocabulary that the ids are of.
       num_characters: of the text that the tokens stand for, line ends included; None if that is not
         to be told.
+
+    Raises:
+      InputError: no token.
+      ValueError: arrays of different lengths, or a log probability above 0 or NaN.
     """
 
     tokens: np.ndarray
@@ -128,7 +132,7 @@ class Mixture(NamedTuple):
 
     Attributes:
       weights: one a model, [M]; they sum to 1.
-      nats_per_token: of the mixture before each step and after the last, falling.
+      nats_per_token: of the mixture before each step and after the last, falling, [steps + 1].
     """
 
     weights: np.ndarray

@@ -21,19 +21,19 @@ LossFn = Callable[..., tuple[Array, Any]]  # (params, batch, key[, carry])
 class TrainState:
     """Everything a training step reads and writes, a plain tree of arrays."""
 
-    step: Array  # batches seen
+    step: Array  # scalar, batches seen
     params: Params
     opt_state: Any
     key: Array  # of the next step's randomness
-    skipped: Array  # updates left out because they were not finite
+    skipped: Array  # scalar, updates left out because they were not finite
     carry: Carry = None  # what a stateful model hands from batch to batch, leaves [B, ...]
 
 
 class Gradients(NamedTuple):
     """One batch's loss and what came with it."""
 
-    loss: Array
-    metrics: dict[str, Array]
+    loss: Array  # scalar
+    metrics: dict[str, Array]  # name -> scalar
     carry: Carry
     params: Params  # dL/dparams
 
@@ -44,7 +44,14 @@ def init_state(
     key: Array,
     carry: Carry = None,
 ) -> TrainState:
-    """State before the first batch."""
+    """State before the first batch.
+
+    Args:
+      params: of the model.
+      optimizer: any optax transformation.
+      key: of the training's randomness.
+      carry: None, or what a stateful model begins with, leaves [B, ...].
+    """
     zero = jnp.zeros((), jnp.int32)
     return TrainState(zero, params, optimizer.init(params), key, zero, carry)
 
@@ -228,6 +235,9 @@ def make_train_step(
       "param": ..., "update": ...}, see `group_norms`: the gradient before clipping, at every step;
       the parameters before the update and the update that they took, zeros at the steps between.
 
+    Raises:
+      ValueError: `accumulate` or `norms_every` below 1.
+
     References: Pascanu et al., 2013, algorithm 1.
     """
     if accumulate < 1:
@@ -316,6 +326,7 @@ def max_norm(largest: float, *paths: str) -> optax.GradientTransformation:
     Raises:
       InputError: `largest` is not above 0; or, when parameters are there to be looked at, a path
         that leads to no matrix of them.
+      ValueError: by `update`, which was not given the parameters.
 
     References: Hinton et al., 2012; Kim, 2014, section 2.1 (s = 3).
     """
@@ -351,7 +362,7 @@ def _dotted(path):
 
 
 def shortened(grads: Params, norm: Array, largest: float | Array, is_clipped: Array) -> Params:
-    """Gradients of the norm `norm`, where `is_clipped` made `largest` long."""
+    """Gradients of the norm `norm`, where `is_clipped` made `largest` long; three scalars."""
     # Divided first: largest / norm may be too small for float32 where the result is not.
     length = jnp.where(is_clipped, norm, 1.0)
     size = jnp.where(is_clipped, largest, 1.0)
@@ -359,7 +370,7 @@ def shortened(grads: Params, norm: Array, largest: float | Array, is_clipped: Ar
 
 
 def global_norm(tree: Any) -> Array:
-    """Euclidean norm of all leaves together, finite whenever it can be."""
+    """Euclidean norm of all leaves together, a scalar, finite whenever it can be."""
     leaves = jax.tree.leaves(tree)
     peak = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in leaves]))
     safe = jnp.where((peak > 0) & jnp.isfinite(peak), peak, 1.0)
@@ -367,7 +378,7 @@ def global_norm(tree: Any) -> Array:
 
 
 def group_norms(tree: Any) -> dict[str, Array]:
-    """Euclidean norm of each of a tree's groups: {"embed": ..., "rnn": ..., "head": ...}.
+    """Euclidean norm, a scalar, of each of a tree's groups: {"embed", "rnn", "head": ...}.
 
     The entries at the top are the groups; the layers of a stack, whose names begin with "layer_",
     are groups of their own, "rnn.layer_0". A tree without names is one group, "all".

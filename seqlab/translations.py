@@ -33,7 +33,7 @@ def references(sources: Sequence[str], targets: Sequence[str]) -> References:
 
 
 def mean_nats(nats: Sequence[np.ndarray]) -> float:
-    """A token, `<eos>` too, over texts with these losses."""
+    """Nats a token, `<eos>` too, over texts with these losses, [U] each."""
     return float(np.concatenate(nats).mean())
 
 
@@ -83,29 +83,10 @@ def bleu_by_order(
 
     References: Papineni et al., 2002; Koehn, 2004 (bootstrap of BLEU).
     """
-    from sacrebleu.metrics.bleu import BLEU
-
-    # The statistics add up over sentences, so each is counted once for all draws.
-    counter = BLEU(tokenize=tokenize, effective_order=True, force=True)
-    each = [
-        counter.sentence_score(text, list(own)) for text, own in zip(outputs, answers, strict=True)
-    ]
-    counts = np.array([(*own.counts, *own.totals, own.sys_len, own.ref_len) for own in each])
-
-    def score(sums: list[int], order: int) -> float:
-        return BLEU.compute_bleu(
-            sums[:order], sums[4 : 4 + order], sums[8], sums[9], smooth_method="exp",
-            max_ngram_order=order,
-        ).score  # fmt: skip
-
+    count = len(outputs)
     rng = np.random.default_rng(0)
-    weights = rng.multinomial(len(each), np.full(len(each), 1 / len(each)), size=num_draws)
-    whole, draws = counts.sum(axis=0).tolist(), (weights @ counts).tolist()
-    found = []
-    for order in (1, 2, 3, 4):
-        low, high = np.quantile([score(own, order) for own in draws], (0.025, 0.975))
-        found.append(Interval(np.asarray(score(whole, order)), low, high))
-    return found
+    times = rng.multinomial(count, np.full(count, 1 / count), size=num_draws)
+    return _bleu_intervals(outputs, answers, tokenize, times, (1, 2, 3, 4))
 
 
 class Sameness(NamedTuple):
@@ -139,21 +120,16 @@ def bleu_interval(
 ) -> Interval:
     """BLEU of a corpus with its 95 % bootstrap interval over sentences.
 
+    The arguments are those of `bleu_by_order`, whose BLEU-4 this is, on other draws.
+
     References: Koehn, 2004 (bootstrap of BLEU).
     """
-    from sacrebleu.metrics.bleu import BLEU
-
-    bleu = BLEU(tokenize=tokenize, force=True)
-
-    def score(rows: list[int]) -> float:
-        own = [answers[i] for i in rows]
-        return bleu.corpus_score([outputs[i] for i in rows], _streams(own)).score
-
-    rng = np.random.default_rng(0)
     count = len(outputs)
-    drawn = [score(rng.integers(count, size=count).tolist()) for _ in range(num_draws)]
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return Interval(np.asarray(score(list(range(count)))), low, high)
+    rng = np.random.default_rng(0)
+    drawn = [rng.integers(count, size=count) for _ in range(num_draws)]
+    times = np.stack([np.bincount(rows, minlength=count) for rows in drawn])
+    (found,) = _bleu_intervals(outputs, answers, tokenize, times, (4,))
+    return found
 
 
 def exact_interval(outputs: Sequence[str], answers: Sequence[Sequence[str]]) -> Interval:
@@ -177,10 +153,35 @@ def position_accuracy(hits: Sequence[np.ndarray], longest: int) -> tuple[np.ndar
 
 
 def agrees(said: Sequence[int], truth: Sequence[int]) -> np.ndarray:
-    """Of each token of the truth, whether the same stands at that place of what was said."""
+    """Of each token of the truth, whether the same stands at that place of what was said, [U]."""
     found = np.zeros(len(truth), bool)
     size = min(len(said), len(truth))
     found[:size] = np.asarray(said[:size]) == np.asarray(truth[:size])
+    return found
+
+
+def _bleu_intervals(outputs, answers, tokenize, times, orders) -> list[Interval]:
+    """BLEU of each order, its interval from corpora with sentence i `times[:, i]` times."""
+    from sacrebleu.metrics.bleu import BLEU
+
+    # The statistics add up over sentences, so each is counted once for all draws.
+    counter = BLEU(tokenize=tokenize, effective_order=True, force=True)
+    each = [
+        counter.sentence_score(text, list(own)) for text, own in zip(outputs, answers, strict=True)
+    ]
+    counts = np.array([(*own.counts, *own.totals, own.sys_len, own.ref_len) for own in each])
+
+    def score(sums: list[int], order: int) -> float:
+        return BLEU.compute_bleu(
+            sums[:order], sums[4 : 4 + order], sums[8], sums[9], smooth_method="exp",
+            max_ngram_order=order,
+        ).score  # fmt: skip
+
+    whole, draws = counts.sum(axis=0).tolist(), (times @ counts).tolist()
+    found = []
+    for order in orders:
+        low, high = np.quantile([score(own, order) for own in draws], (0.025, 0.975))
+        found.append(Interval(np.asarray(score(whole, order)), low, high))
     return found
 
 

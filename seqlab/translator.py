@@ -77,7 +77,12 @@ class Plan:
         return cls(**{name: getattr(config, name) for name in cls.__dataclass_fields__})
 
     def parts(self, sizes: tuple[int | None, int]) -> tuple[Model, Writer]:
-        """The model for vocabularies of these sizes, and the same as it writes."""
+        """The model for vocabularies of these sizes, and the same as it writes.
+
+        Raises:
+          InputError: an odd width for dot attention over two directions, or another value that the
+            model refuses.
+        """
         attends = self.context == "attention"
         cell = make_cell(self.cell, self.hidden_size)
         # The dot product needs a memory as wide as the decoder.

@@ -38,7 +38,11 @@ class TensorBoard:
     """Writes a folder that `tensorboard --logdir` shows, by tensorboardX: no TensorFlow."""
 
     def __init__(self, folder: Path | str, kept: Iterable[Mapping[str, Any]] | None = None):
-        """Opens the folder; with `kept`, its files are replaced by one that begins with these."""
+        """Opens the folder; with `kept`, its files are replaced by one that begins with these.
+
+        Raises:
+          InputError: tensorboardX is not installed.
+        """
         tensorboard = _optional("tensorboardX")
         for old in Path(folder).glob("events.out.tfevents.*") if kept is not None else ():
             old.unlink()
@@ -78,6 +82,9 @@ class WandB:
         Args:
           folder: the run directory; wandb makes a folder of its name in it.
           record: what the run's `config.json` holds.
+
+        Raises:
+          InputError: wandb is not installed, or not logged in.
         """
         wandb = _optional("wandb")
         first = {name: value for name, value in record.items() if name != "resumed"}

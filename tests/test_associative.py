@@ -65,7 +65,9 @@ def test_the_time_axis_holds_no_loop(cell):
 
 def test_a_cell_that_is_not_affine_says_so():
     cell = GRU(6)
-    with pytest.raises(ValueError, match="not affine in each unit"):
+    with pytest.raises(
+        ValueError, match=r"^GRU: form='associative' cannot be had: .* not affine in each unit"
+    ):
         unroll(cell, cell.init(jax.random.key(0), D), jnp.zeros((T, D)), form="associative")
 
 

@@ -497,6 +497,30 @@ def test_a_step_that_changes_its_carry_is_told_by_name():
         unroll(cell, cell.init(jax.random.key(0), D), jnp.zeros((B, T, D)))
 
 
+@pytest.mark.parametrize("both_directions", [False, True])
+def test_numpys_float64_is_float32_without_x64_and_without_a_warning(both_directions):
+    cells = [LSTM(H), GRU(H)]
+    params = init_stack(cells, jax.random.key(0), D, bidirectional=both_directions)
+    xs = np.random.default_rng(0).normal(size=(B, T, D))
+    assert xs.dtype == np.float64
+    options = {"bidirectional": both_directions, "dropout": 0.5, "recurrent_dropout": 0.1}
+    expected = stack(cells, params, xs.astype(np.float32), key=jax.random.key(1), **options)
+    found = stack(cells, params, xs, key=jax.random.key(1), **options)
+    assert found.ys.dtype == jnp.float32
+    np.testing.assert_array_equal(found.ys, expected.ys)
+
+
+def test_parameters_and_states_from_numpy_are_those_of_jax():
+    cell = LSTM(H)
+    params = cell.init(jax.random.key(0), D)
+    xs = jax.random.normal(jax.random.key(1), (B, T, D))
+    carry = cell.initial_carry(params, (B,))
+    double = functools.partial(jax.tree.map, lambda leaf: np.asarray(leaf, np.float64))
+    found = unroll(cell, double(params), xs, carry=double(carry))
+    np.testing.assert_array_equal(found.ys, unroll(cell, params, xs, carry=carry).ys)
+    assert found.carry.c.dtype == jnp.float32
+
+
 def test_dropout_with_one_layer_is_an_error():
     cell = RNN(H)
     params = init_stack([cell], jax.random.key(0), D)

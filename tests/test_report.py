@@ -87,6 +87,31 @@ def test_two_reports_over_each_other(linear):
         seqlab.compare_reports({})
 
 
+@pytest.mark.parametrize("cell", [seqlab.MinGRU(3), seqlab.MinLSTM(3)])
+def test_gates_that_read_the_input_alone_leave_the_direct_path(cell, x64):
+    report = gradient_report(cell, cell.init(jax.random.key(0), 2), normal(1, 2, 12, 2))
+    np.testing.assert_allclose(report.arrays["path_share/direct"], 1.0, rtol=1e-12)
+    assert "carries 100 % after 1 step, 100 % after 10 steps" in report.text
+    assert "most of the rest" not in report.text
+    assert report.left_out == []
+
+
+def test_near_underflow_no_share_is_told():
+    cell = GRU(3, update_bias=3.0)
+    report = gradient_report(cell, cell.init(jax.random.key(0), 2), normal(1, 2, 80, 2))
+    largest = np.max(report.arrays["log_norm/h"], axis=0)
+    is_told = np.isfinite(report.arrays["path_share/direct"])
+    limits = np.finfo(np.float32)
+    np.testing.assert_array_equal(is_told, largest > np.log(limits.tiny) - np.log(limits.eps))
+    assert np.any(~is_told & np.isfinite(largest))  # some are left out that are not zero
+    assert abs(report.summary["direct_path_share_at_lag_10"]) < 1
+    assert report.summary["direct_path_share_at_lag_79"] is None
+    assert "; - after 79 steps, too near to underflow" in report.text
+    table = seqlab.compare_reports({"a": report}).text.splitlines()
+    (row,) = (row for row in table if "share_at_lag_79" in row)
+    assert row.split()[-1] == "-"
+
+
 def test_an_lstm_that_is_its_forget_bias_lives_on_the_direct_path(x64):
     cell = LSTM(4, forget_bias=1.0)
     params = jax.tree.map(jnp.zeros_like, cell.init(jax.random.key(0), 2))

@@ -41,6 +41,24 @@ def test_intervals_hold_the_score_and_close_when_all_are_right():
     assert share.middle == pytest.approx(200 / 3)
 
 
+def test_an_interval_is_that_of_sacrebleu_on_drawn_sentences():
+    import sacrebleu
+
+    rng = np.random.default_rng(0)
+    drawn = []
+    for rows in (rng.integers(3, size=3) for _ in range(50)):
+        longest = max(len(ANSWERS[i]) for i in rows)
+        streams = [
+            [ANSWERS[i][k] if k < len(ANSWERS[i]) else None for i in rows] for k in range(longest)
+        ]
+        texts = [OUTPUTS[i] for i in rows]
+        drawn.append(sacrebleu.corpus_bleu(texts, streams, tokenize="none", force=True).score)
+    found = translations.bleu_interval(OUTPUTS, ANSWERS, tokenize="none", num_draws=50)
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, (0.025, 0.975))))
+    last = translations.bleu_by_order(OUTPUTS, ANSWERS, tokenize="none", num_draws=5)[-1]
+    assert float(found.middle) == pytest.approx(float(last.middle))
+
+
 def test_accuracy_by_position_counts_what_is_there():
     hits = [np.array([True, True]), np.array([True, False, True]), np.array([False])]
     shares, counts = translations.position_accuracy(hits, 3)

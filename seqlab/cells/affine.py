@@ -32,6 +32,9 @@ class Init:
       input: kind of W_x, [D, H].
       input_gain: g of W_x.
 
+    Raises:
+      InputError: a kind that is none of these.
+
     References: Saxe et al., 2013 (orthogonal); Glorot and Bengio, 2010, eq. 16; Le et al., 2015
     (identity).
     """
@@ -50,7 +53,12 @@ class Init:
 
 
 def init_matrix(key: Array, shape: tuple[int, int], kind: str, gain: float = 1.0) -> Array:
-    """A fresh matrix [fan_in, fan_out]; the kinds are those of `Init`."""
+    """A fresh matrix [fan_in, fan_out]; the kinds are those of `Init`.
+
+    Raises:
+      InputError: a kind that is none of these.
+      ValueError: an identity matrix that is not square.
+    """
     fan_in, fan_out = shape
     if kind == "orthogonal":
         return gain * orthogonal(key, shape, jnp.result_type(float))
@@ -74,7 +82,12 @@ def init_affine(
     bias: float = 0.0,
     weight_init: Init = Init(),
 ) -> Params:
-    """Fresh `{"W_x": [D, H], "W_h": [H, H], "b": [H]}`."""
+    """Fresh `{"W_x": [D, H], "W_h": [H, H], "b": [H]}`.
+
+    Raises:
+      InputError: a kind that `Init` has not.
+      ValueError: W_x is to be the identity and D is not H.
+    """
     key_x, key_h = jax.random.split(key)
     init = weight_init
     return {
@@ -95,7 +108,11 @@ def affine(params: Params, x: Array, h: Array) -> Array:
 
 
 def project(vectors: Array, matrix: Array, name: str) -> Array:
-    """`vectors` [..., D] times `matrix` [D, H]; `name` is what an error calls the vectors."""
+    """`vectors` [..., D] times `matrix` [D, H]; `name` is what an error calls the vectors.
+
+    Raises:
+      ValueError: vectors of another width than the matrix expects.
+    """
     if vectors.shape[-1] != matrix.shape[0]:
         raise ValueError(
             f"{name} has {vectors.shape[-1]} features, its weights expect {matrix.shape[0]}: "
@@ -119,11 +136,12 @@ def scale_recurrent(params: Params, gain: float | Array) -> Params:
 
 
 def chrono_bias(key: Array, hidden_size: int, longest: float) -> Array:
-    """Biases b with keep times spread from 1 to `longest` steps, [H].
+    """Biases b with keep times spread evenly from 2 to `longest` steps, [H].
 
         b = log u,  u ~ U[1, longest - 1],  so that sigmoid(b) = 1 - 1 / (1 + u)
 
-    A forget gate takes +b, the gate that writes takes -b.
+    A gate that stays at f keeps for 1 / (1 - f) steps, here 1 + u. A forget gate takes +b, the gate
+    that writes takes -b.
 
     References: Tallec and Ollivier, 2018, section 2 (chrono initialisation).
     """

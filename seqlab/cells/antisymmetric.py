@@ -43,6 +43,9 @@ class AntisymmetricRNN:
       gated: with the gate.
       weight_init: how W_x and W_h begin; Gaussian, as the authors have it.
 
+    Raises:
+      InputError: a width below 1, `epsilon` not above 0, `gamma` below 0.
+
     References: Chang et al., 2019, arXiv 1902.09689, section 4 (the form without and with a gate).
     """
 

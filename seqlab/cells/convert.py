@@ -72,7 +72,11 @@ def to_torch(
     reverse: bool = False,
     prefix: str = "",
 ) -> dict[str, np.ndarray]:
-    """One layer and direction of a torch `state_dict`; the reverse of `from_torch`."""
+    """One layer and direction of a torch `state_dict`; the reverse of `from_torch`.
+
+    Raises:
+      ValueError: for a form that torch has not.
+    """
     W_x, W_h, b, b_h = _fuse(cell, params, _gates(cell, "torch"))
     names = _torch_names(layer, reverse, prefix)
     leaves = W_x.T, W_h.T, b, b_h  # as writable copies, for `torch.from_numpy`
@@ -112,7 +116,11 @@ def stack_from_torch(
 def stack_to_torch(
     cells: Sequence[Cell], params: Params, *, bidirectional: bool = False, prefix: str = ""
 ) -> dict[str, np.ndarray]:
-    """The `state_dict` of a torch module from parameters of `stack`; see `to_torch`."""
+    """The `state_dict` of a torch module from parameters of `stack`; see `to_torch`.
+
+    Raises:
+      ValueError: as `to_torch`.
+    """
     state = {}
     for index, cell in enumerate(cells):
         layer = params[f"layer_{index}"]
@@ -201,7 +209,11 @@ def from_keras(cell: Cell, weights: Mapping[str, Any]) -> Params:
 
 
 def to_keras(cell: Cell, params: Params) -> dict[str, np.ndarray]:
-    """Keras's `kernel`, `recurrent_kernel` and `bias`; the reverse of `from_keras`."""
+    """Keras's `kernel`, `recurrent_kernel` and `bias`; the reverse of `from_keras`.
+
+    Raises:
+      ValueError: for a form that Keras has not.
+    """
     W_x, W_h, b, b_h = _fuse(cell, params, _gates(cell, "Keras"))
     bias = jnp.stack([b, b_h]) if _resets_after(cell) else b
     return {

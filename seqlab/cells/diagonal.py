@@ -45,9 +45,10 @@ class MinGRU:
 
         z = sigmoid(W^z x + b^z)     n = W^n x + b^n     h' = (1 - z) * h + z * n
 
-    The gate and the candidate read the input alone, so dh'/dh = diag(1 - z). Convention: z is on
-    the candidate; the candidate has no squashing. The published log-space form makes it positive
-    first; nothing else about that form is another function.
+    The gate and the candidate read the input alone, so dh'/dh = diag(1 - z): the direct path is
+    all of the gradient. Convention: z is on the candidate; the candidate has no squashing. The
+    published log-space form makes it positive first; nothing else about that form is another
+    function.
 
     Attributes:
       hidden_size: H, width of h.
@@ -57,6 +58,9 @@ class MinGRU:
         place of `update_bias`.
       weight_init: how W^z and W^n begin (`input`, `input_gain`).
 
+    Raises:
+      InputError: a width below 1, or `chrono_steps` not above 2.
+
     References: Feng et al., 2024, section 3.1, appendix B (log space); Tallec and Ollivier, 2018.
     """
 
@@ -65,6 +69,9 @@ class MinGRU:
     positive: bool = False
     chrono_steps: float | None = None
     weight_init: Init = Init()
+
+    # The one way by which the carry enters a step, the direct path: no gate reads it.
+    routes = ("state",)
 
     _repr_html_ = as_html
 
@@ -89,6 +96,11 @@ class MinGRU:
 
     def step(self, params, h, x):
         """One step."""
+        return self.step_by_route(params, {"state": h}, x)
+
+    def step_by_route(self, params, reads, x):
+        """`step`, in which the route reads a carry of its own; "state" is (1 - z) * h."""
+        h = reads["state"]
         z = self.gates(params, h, x)["z"]
         with jax.named_scope("n"):
             n = _candidate(_gate(params["n"], x), self.positive)
@@ -124,6 +136,9 @@ class MinLSTM:
         -b^f, in place of `forget_bias`.
       weight_init: how the matrices begin (`input`, `input_gain`).
 
+    Raises:
+      InputError: a width below 1, or `chrono_steps` not above 2.
+
     References: Feng et al., 2024, section 3.2, appendix B (log space); Tallec and Ollivier, 2018.
     """
 
@@ -132,6 +147,9 @@ class MinLSTM:
     positive: bool = False
     chrono_steps: float | None = None
     weight_init: Init = Init()
+
+    # The one way by which the carry enters a step, the direct path: no gate reads it.
+    routes = ("state",)
 
     _repr_html_ = as_html
 
@@ -157,6 +175,11 @@ class MinLSTM:
 
     def step(self, params, h, x):
         """One step."""
+        return self.step_by_route(params, {"state": h}, x)
+
+    def step_by_route(self, params, reads, x):
+        """`step`, in which the route reads a carry of its own; "state" is f / (f + i) * h."""
+        h = reads["state"]
         f = self.gates(params, h, x)["f"]
         with jax.named_scope("n"):
             n = _candidate(_gate(params["n"], x), self.positive)
@@ -201,6 +224,9 @@ class LRU:
       hidden_size: H, width of h; if it is odd, the last unit's imaginary part is not shown.
       smallest, largest: radii of the ring, 0 <= smallest < largest < 1.
       largest_phase: in radians, at most 2 pi.
+
+    Raises:
+      InputError: a width below 1, or radii or a phase outside these bounds.
 
     References: Orvieto et al., 2023, sections 3.3 and 3.4, lemma 3.2.
     """

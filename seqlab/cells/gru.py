@@ -42,6 +42,9 @@ class GRU:
         negative where z multiplies the state), in place of `update_bias`.
       weight_init: how each gate's W_x and W_h begin.
 
+    Raises:
+      InputError: a width below 1, `chrono_steps` not above 2, or another `reset` or `z_multiplies`.
+
     References: Cho et al., 2014, eqs. 5-8; Chung et al., 2014, section 3.2; Tallec and Ollivier,
     2018.
     """

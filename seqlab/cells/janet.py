@@ -30,6 +30,9 @@ class JANET:
         place of `forget_bias` (the authors' choice for long tasks).
       weight_init: how each W_x and W_h begin.
 
+    Raises:
+      InputError: a width below 1, or `chrono_steps` not above 2.
+
     References: van der Westhuizen and Lasenby, 2018, section 3; Tallec and Ollivier, 2018 (chrono).
     """
 

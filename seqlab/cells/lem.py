@@ -45,6 +45,9 @@ class LEM:
         1], drawn apart, in place of `update_bias`. The steps are counted at dt = 1.
       weight_init: how each W_x and W_h begin.
 
+    Raises:
+      InputError: a width below 1, `chrono_steps` not above 2, or `dt` outside (0, 1].
+
     References: Rusch et al., 2022, arXiv 2110.04744, eqs. 3 and 4; Tallec and Ollivier, 2018.
     """
 

@@ -64,6 +64,9 @@ class LMU:
       theta: length of the window in steps.
       weight_init: how W_x, W_h and W_m begin. The encoders e_x and e_h are LeCun uniform, e_m zero.
 
+    Raises:
+      InputError: a width below 1, an `order` below 1, or `theta` not above 0.
+
     References: Voelker, Kajic and Eliasmith, 2019, section 2.
     """
 

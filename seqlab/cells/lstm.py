@@ -74,6 +74,10 @@ class LSTM:
         -b^f, in place of `forget_bias`.
       weight_init: how each gate's W_x and W_h begin, each gate by itself.
 
+    Raises:
+      InputError: a width below 1, `chrono_steps` not above 2, a clamp outside [0, 1], an unknown
+        activation, or a clamped forget gate beside `coupled`.
+
     References: Hochreiter and Schmidhuber, 1997; Gers et al., 2000 (forget gate); Greff et al.,
     2017 (peepholes, and the eight variants below); Tallec and Ollivier, 2018 (chrono).
     """

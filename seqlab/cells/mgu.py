@@ -30,6 +30,9 @@ class MGU:
         place of `update_bias`.
       weight_init: how each W_x and W_h begin.
 
+    Raises:
+      InputError: a width below 1, or `chrono_steps` not above 2.
+
     References: Zhou et al., 2016, eqs. 6-8; Tallec and Ollivier, 2018 (chrono).
     """
 

@@ -37,6 +37,9 @@ class MinimalRNN:
         place of `update_bias`.
       weight_init: how the matrices begin.
 
+    Raises:
+      InputError: a width below 1, or `chrono_steps` not above 2.
+
     References: Chen, 2017, section 2; Chen, Pennington and Schoenholz, 2018 (its mean field);
     Tallec and Ollivier, 2018 (chrono).
     """

@@ -62,6 +62,9 @@ class CoRNN:
       epsilon: damping. The three defaults are those of the authors' sequential MNIST.
       weight_init: how W_x, W_h and W_z begin.
 
+    Raises:
+      InputError: a width below 1, or `dt`, `gamma` or `epsilon` not above 0.
+
     References: Rusch and Mishra, 2021, arXiv 2010.00951, eqs. 1-3.
     """
 
@@ -126,6 +129,9 @@ class UnICORNN:
       dt: largest time step of a unit.
       alpha: stiffness.
       weight_init: how W_x begins (`input`, `input_gain`); w ~ U[0, 1] and c ~ U[-0.1, 0.1].
+
+    Raises:
+      InputError: a width below 1, or `dt` or `alpha` not above 0.
 
     References: Rusch and Mishra, 2021, arXiv 2103.05487, section 2; the authors' code.
     """

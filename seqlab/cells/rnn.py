@@ -31,6 +31,9 @@ class RNN:
       activation: phi: "tanh", "relu", "sigmoid" or "identity".
       weight_init: how W_x and W_h begin; `Init(recurrent="identity")` with relu is the IRNN.
 
+    Raises:
+      InputError: a width below 1, or an unknown activation.
+
     References: Elman, 1990; Le, Jaitly and Hinton, 2015 (IRNN); Pascanu et al., 2013, section 1.
     """
 

@@ -50,6 +50,9 @@ class SLSTM:
         place of `forget_bias`; the input gate needs none, for the normaliser takes its scale out.
       weight_init: how each gate's W_x and W_h begin.
 
+    Raises:
+      InputError: a width below 1, or `chrono_steps` not above 2.
+
     References: Beck et al., 2024, arXiv 2405.04517, section 2.2 and appendix A; Tallec and
     Ollivier, 2018.
     """

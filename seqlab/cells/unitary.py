@@ -36,6 +36,9 @@ class URNN:
       hidden_size: H, width of h; if it is odd, the last unit's imaginary part is not shown.
       permutation_seed: of Pi, which is no parameter.
 
+    Raises:
+      InputError: a width below 1.
+
     References: Arjovsky, Shah and Bengio, 2016, sections 4.1-4.3, eqs. 6 and 8.
     """
 
@@ -136,6 +139,9 @@ class ORNN:
       num_flipped: how many entries of D are -1.
       weight_init: how W_x begins (`input`, `input_gain`). A begins as H / 2 rotations, by angles
         drawn from U[0, pi / 2].
+
+    Raises:
+      InputError: a width below 1, an unknown activation, or `num_flipped` outside 0 to H.
 
     References: Helfrich, Willmott and Ye, 2018, sections 3.1-3.3 (scoRNN); Lezcano-Casado and
     Martinez-Rubio, 2019 (expRNN: the exponential in place of the Cayley transform).

@@ -95,6 +95,9 @@ def prepare(
       name: of the set, or all.
       folder: of all prepared sets; by default in the user's cache.
       file_format: array_record wherever that can be imported, by default.
+
+    Raises:
+      InputError: an unknown set. What befalls one of several is told and changes the exit code.
     """
     code = 0
     for each in _chosen(name):
@@ -116,6 +119,9 @@ def verify(name: Name, folder: Folder = None) -> int:
     Args:
       name: of the set, or all that are prepared.
       folder: of all prepared sets; by default in the user's cache.
+
+    Raises:
+      InputError: a set whose files are not at hand.
     """
     code = 0
     for each in _chosen(name):

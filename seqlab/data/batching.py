@@ -91,7 +91,11 @@ class Streams:
         return -(-int(self._ends[0]) // self.num_steps)
 
     def batch(self, number: int) -> Batch:
-        """Batch `number`; number // `batches_per_epoch` is its epoch."""
+        """Batch `number`; number // `batches_per_epoch` is its epoch.
+
+        Raises:
+          ValueError: a number below 0.
+        """
         window = _not_negative(number) % self.batches_per_epoch
         first = self._starts + window * self.num_steps
         places = first[:, None] + np.arange(self.num_steps)
@@ -191,7 +195,12 @@ class Examples:
         return -(-len(self._source) // self.batch_size)
 
     def batch(self, number: int) -> Batch:
-        """Batch `number`; number // `batches_per_epoch` is its epoch."""
+        """Batch `number`; number // `batches_per_epoch` is its epoch.
+
+        Raises:
+          InputError: examples with a field "ids" or "is_real", which are the batch's own.
+          ValueError: a number below 0, or a collate that makes another number of rows.
+        """
         epoch, place = divmod(_not_negative(number), self.batches_per_epoch)
         size = len(self._source)
         first = place * self.batch_size
@@ -225,7 +234,7 @@ class Bucket(NamedTuple):
     Attributes:
       shape: (T,), or (T, U) for pairs: what each batch is padded to.
       batch_size: B, rows of each batch.
-      members: numbers of the sentences in it, int64.
+      members: numbers of the sentences in it, int64 [N].
     """
 
     shape: tuple[int, ...]
@@ -343,7 +352,11 @@ class Buckets:
         return 1 - self._num_tokens / sum(bucket.num_cells for bucket in self.buckets)
 
     def batch(self, number: int) -> Batch:
-        """Batch `number`; number // `batches_per_epoch` is its epoch."""
+        """Batch `number`; number // `batches_per_epoch` is its epoch.
+
+        Raises:
+          ValueError: a number below 0.
+        """
         epoch, place = divmod(_not_negative(number), self.batches_per_epoch)
         (chosen,) = self._order.places([place], self.batches_per_epoch, epoch, 0)
         which = int(np.searchsorted(self._ends, chosen, side="right"))
@@ -423,7 +436,11 @@ class NetBuckets:
         return int(self._ends[-1])
 
     def batch(self, number: int) -> Batch:
-        """Batch `number` of all nets; number // `batches_per_epoch` is its epoch."""
+        """Batch `number` of all nets; number // `batches_per_epoch` is its epoch.
+
+        Raises:
+          ValueError: a number below 0.
+        """
         epoch, place = divmod(_not_negative(number), self.batches_per_epoch)
         (chosen,) = self._orders[0].places([place], self.batches_per_epoch, epoch, 0)
         which = int(np.searchsorted(self._ends, chosen, side="right"))

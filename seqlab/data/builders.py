@@ -698,7 +698,11 @@ class Source(Sequence[Example]):
         return _decoded(self._features, value)
 
     def __getitems__(self, indices: Sequence[int]) -> list[Example]:
-        """Examples of several numbers at once, which is faster than one by one."""
+        """Examples of several numbers at once, which is faster than one by one.
+
+        Raises:
+          InputError: a file that is damaged, by name.
+        """
         wanted: dict[int, list[tuple[int, int]]] = {}
         for place, index in enumerate(indices):
             piece, row = self._row(index)

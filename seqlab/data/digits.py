@@ -49,6 +49,8 @@ def pixel_order(num_pixels: int, permutation_seed: int | None) -> np.ndarray:
     """Which pixel is read at each step, [T]: those of the scan line, or one order for all images.
 
     The order is `RandomState(permutation_seed).permutation(T)`, which no numpy version changes.
+
+    References: Le, Jaitly and Hinton, 2015 (MNIST pixel by pixel, in either order).
     """
     if permutation_seed is None:
         return np.arange(num_pixels)
@@ -144,6 +146,8 @@ def read_images(images_path: Path, labels_path: Path) -> tuple[np.ndarray, np.nd
 
     Raises:
       InputError: as `read_idx`; images of another size; labels that are no digits, or not as many.
+
+    References: LeCun et al., 1998 (MNIST).
     """
     images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
     if images.shape[1:] != (28, 28):

@@ -56,6 +56,9 @@ class Scaler:
         Args:
           values: [..., D].
           regimes: whole numbers [...], where the scaler was fitted by regime.
+
+        Raises:
+          ValueError: regimes for a scaler fitted without them, or none for one fitted with them.
         """
         if (regimes is None) != (self.mean.ndim == 1):
             raise ValueError("scaler: give regimes exactly if it was fitted by regime")

@@ -54,7 +54,7 @@ class Labelled:
       classes: names of the classes; `labels` are places in it.
       texts: N of them, as they were written.
       labels: int32 [N].
-      rows: which texts are of the parts "train", "valid" and "test", int64 each, increasing.
+      rows: which texts are of the parts "train", "valid" and "test", int64 [N] each, increasing.
       cut: the rule of `cut_words` by which the texts are cut.
       new_cut: the rule for a text that somebody types.
       num_folds: of a cross-validation, for a set without a test part of its own; or 0.
@@ -76,7 +76,11 @@ class Labelled:
     notes: tuple[str, ...] = ()
 
     def part(self, name: str) -> tuple[list[str], np.ndarray]:
-        """Texts and labels, int32, of "train", "valid" or "test"."""
+        """Texts and labels, int32 [N], of "train", "valid" or "test".
+
+        Raises:
+          InputError: a part that there is not.
+        """
         check_known(name, self.rows, "part")
         rows = self.rows[name]
         return [self.texts[row] for row in rows.tolist()], self.labels[rows]

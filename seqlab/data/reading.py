@@ -87,7 +87,7 @@ class Texts:
         return np.concatenate([net.rows["test"] for net in self.testers])
 
     def labels(self, part: str) -> list[np.ndarray]:
-        """Labels of the texts that each net reads in a part."""
+        """Labels of the texts that each net reads in a part, [N] each."""
         return [self.data.labels[net.rows[part]] for net in self.nets]
 
     def over_nets(self, values: Sequence[np.ndarray]) -> np.ndarray:

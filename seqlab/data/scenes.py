@@ -255,6 +255,9 @@ def agreement(sentence: str, answers: Sequence[str]) -> dict[str, tuple[int, int
     Args:
       sentence: that was written.
       answers: all sentences of the scene.
+
+    Raises:
+      ValueError: no answer, or one that is not in the grammar.
     """
     claim = read_sentence(sentence)
     best, most = None, -1

@@ -102,6 +102,11 @@ def adding_baseline(version: str = "arjovsky", num_steps: int | None = None) -> 
       version: one of `ADDING_VERSIONS`.
       num_steps: T. With it, "hs97" takes into account that a mark on the first pair counts as 0,
         which makes the variance (2 - 1/10 - 0.9/(T/2 - 1))/48, 0.0392 at T = 100.
+
+    Raises:
+      InputError: an unknown version, or too few steps for it.
+
+    References: as of `adding`.
     """
     check_known(version, ADDING_VERSIONS, "version")
     if version == "arjovsky":
@@ -113,11 +118,17 @@ def adding_baseline(version: str = "arjovsky", num_steps: int | None = None) -> 
 
 
 def adding_correct(predictions: np.ndarray, targets: np.ndarray, criterion: str) -> np.ndarray:
-    """Which sequences count as solved, bool, in the shape of the arguments.
+    """Which sequences count as solved, bool [...], from predictions and targets [...].
 
     "hs97": |error| < 0.04. "pascanu": error^2 <= 0.04, five times as wide. The best constant answer
     fails on 84.64 % and 36 % of sequences with two values that count (hs97 with its values at 0: a
     little less). Published for targets of variance 1/24; name the criterion beside the result.
+
+    Raises:
+      InputError: an unknown criterion.
+      ValueError: predictions and targets of different shapes.
+
+    References: Hochreiter and Schmidhuber, 1997 ("hs97"); Pascanu et al., 2013 ("pascanu").
     """
     check_known(criterion, ("hs97", "pascanu"), "criterion")
     predictions, targets = np.asarray(predictions), np.asarray(targets)
@@ -160,6 +171,8 @@ def copy_memory_baseline(delay: int) -> float:
     """Mean cross-entropy in nats of the best answer without memory: 10 ln 8/(T + 20).
 
     It says blank until the delimiter and then each of the 8 symbols with equal probability.
+
+    References: Arjovsky et al., 2016, section 5.
     """
     return COPY_LENGTH * math.log(8) / (delay + 2 * COPY_LENGTH)
 
@@ -221,7 +234,13 @@ def temporal_order(
 
 
 def temporal_order_chance(version: str = "pascanu") -> float:
-    """Accuracy of a guess: 1/4, or 1/8 with three marks."""
+    """Accuracy of a guess: 1/4, or 1/8 with three marks.
+
+    Raises:
+      InputError: an unknown version.
+
+    References: as of `temporal_order`.
+    """
     check_known(version, TEMPORAL_ORDER_CLASSES, "version")
     return 1 / TEMPORAL_ORDER_CLASSES[version]
 
@@ -232,6 +251,11 @@ def temporal_order_correct(outputs: np.ndarray, targets: np.ndarray) -> np.ndarr
     Args:
       outputs: one output in 0 .. 1 a class, [B, C].
       targets: classes, [B].
+
+    Raises:
+      ValueError: outputs that are not one a class for every target.
+
+    References: Hochreiter and Schmidhuber, 1997, experiments 6a and 6b.
     """
     outputs, targets = np.asarray(outputs), np.asarray(targets)
     if outputs.shape[:-1] != targets.shape:
@@ -241,7 +265,7 @@ def temporal_order_correct(outputs: np.ndarray, targets: np.ndarray) -> np.ndarr
 
 
 def zipf_phrases(num_tokens: int, vocab_size: int, seed: int) -> Iterator[np.ndarray]:
-    """A text of word ids, int32, in pieces of a million, that is made as it is read.
+    """A text of word ids, int32, in pieces [N] of a million, that is made as it is read.
 
     4 V phrases of two to six words stand in a row. Words within phrases, and phrases within the
     text, are drawn by p(rank r) proportional to 1 / (r + 2.7): n-grams come again as in a real

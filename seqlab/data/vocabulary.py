@@ -97,7 +97,11 @@ class Vocabulary(ABC):
         return np.concatenate(parts)
 
     def decode_lines(self, ids: np.ndarray | Sequence[int]) -> str:
-        r"""Text of ids [N] with "\n" for every EOS; PAD and SOS are left out."""
+        r"""Text of ids [N] with "\n" for every EOS; PAD and SOS are left out.
+
+        Raises:
+          ValueError: an id that the vocabulary has not.
+        """
         ids = self._checked(ids)
         ends = np.flatnonzero(ids == EOS)
         return "\n".join(self.decode(line) for line in np.split(ids, ends))
@@ -141,6 +145,9 @@ class Characters(Vocabulary):
 
     Attributes:
       symbols: the distinct characters in code point order; `symbols[i]` has the id 4 + i.
+
+    Raises:
+      ValueError: symbols that are not sorted and distinct.
     """
 
     symbols: str
@@ -202,6 +209,9 @@ class Words(Vocabulary):
 
     Attributes:
       words: the distinct words; `words[i]` has the id 4 + i.
+
+    Raises:
+      ValueError: words that are not distinct, hold white space or are special tokens.
     """
 
     words: tuple[str, ...]
@@ -291,6 +301,9 @@ class BytePairs(Vocabulary):
 
     Attributes:
       merges: pairs of ids to be joined, in order.
+
+    Raises:
+      ValueError: merges that are not distinct, or of an id that is not there yet.
 
     References: Sennrich et al., 2016 (byte pair encoding); Radford et al., 2019 (of bytes).
     """

@@ -63,6 +63,7 @@ class NetBatches:
 
         Raises:
           InputError: nothing to learn from.
+          ValueError: both lengths given, or none.
         """
         if (crop is None) == (window is None):
             raise ValueError("NetBatches: give crop or window")

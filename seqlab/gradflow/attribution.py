@@ -154,6 +154,9 @@ def completeness_gap(
     """What attributions leave unexplained: score(e) - score(b) - sum_t a_t, [...].
 
     The arguments are those of `integrated_gradients`, and its result [..., T] or another's.
+
+    Raises:
+      ValueError: a score that is not one number a sequence.
     """
     es = token_vectors(params, xs, tables)
     ends = [

@@ -30,8 +30,9 @@ def path_gradients(
         G_t      = direct_t + sum over gates of g_t
 
     so `direct` holds the gates fixed all the way (the "carousel"; with peepholes the output gate
-    still sees the new c on it), and g is everything that leaves
-    carry_t through gate g, at once or after some steps on the direct route, whatever it does later.
+    still sees the new c on it), and g is everything that leaves carry_t through gate g, at once or
+    after some steps on the direct route, whatever it does later. Gates that read the input alone
+    (MinGRU, MinLSTM) are no routes, and `direct` is the total.
 
     Args:
       apply: a `Model.apply` that accepts `taps` and `routes`.
@@ -85,6 +86,8 @@ def path_gradients(
 
         return along_direct(inner_product)
 
+    if not gates:  # they read the input alone: the direct route is all there is
+        return {"total": total, "direct": along_direct(loss)}
     # What gate g sends back from step t+1, (J_{t+1}^g)^T G_{t+1}, arrives at carry_t.
     arriving = [jax.tree.map(_one_step_earlier, through[gate]) for gate in gates]
     left = jax.vmap(on_from)(jax.tree.map(lambda *leaves: jnp.stack(leaves), *arriving))

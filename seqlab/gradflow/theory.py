@@ -137,7 +137,7 @@ def critical_gain(input_variance: float, bias_variance: float = 0.0) -> float:
 
 
 def log_growth_at_rest(keep: np.ndarray, write: np.ndarray, gain: np.ndarray) -> np.ndarray:
-    """Largest Lyapunov exponent of a gated net that is silent, log(keep + write g).
+    """Largest Lyapunov exponent of a gated net that is silent, log(keep + write g), nats per step.
 
     Without input and with no biases but those of the gates, h = 0 (and c = 0) is a fixed point. The
     gates' own slopes drop out there, since what they multiply is zero, and one step is
@@ -153,12 +153,12 @@ def log_growth_at_rest(keep: np.ndarray, write: np.ndarray, gain: np.ndarray) ->
 
 
 def log_scaled_orthogonal(gain: float, lag: np.ndarray) -> np.ndarray:
-    """lag * log g: every singular value of a linear RNN with W_h = g Q, exactly."""
+    """lag * log g, nats [...]: every singular value of a linear RNN with W_h = g Q, exactly."""
     return np.asarray(lag) * np.log(gain)
 
 
 def log_forget_bias(forget_bias: float, lag: np.ndarray) -> np.ndarray:
-    """lag * log sigmoid(b_f): the direct path of an LSTM whose forget gate is its bias alone."""
+    """lag * log sigmoid(b_f), nats [...]: an LSTM's direct path, its forget gate its bias alone."""
     return -np.asarray(lag) * np.logaddexp(0.0, -forget_bias)
 
 
@@ -239,7 +239,7 @@ def value_clip_cosine(threshold: float | np.ndarray) -> np.ndarray:
 
 
 def truncated_share(decay: float, kept: float | np.ndarray, num_steps: int) -> np.ndarray:
-    """Norm of the truncated gradient over the full one, and the cosine between them.
+    """Norm of the truncated gradient over the full one, and the cosine between them, [...].
 
         sqrt((1 - lambda^(2 k)) / (1 - lambda^(2 T)))
 
@@ -274,7 +274,7 @@ def truncated_share_every_step(decay: float, reached: np.ndarray) -> float:
 
 
 class Sensitivity(NamedTuple):
-    """Second moments of a stationary linear unit and of its derivative by its decay."""
+    """Second moments of a stationary linear unit and of its derivative by its decay, [...] each."""
 
     state: np.ndarray  # E h^2
     product: np.ndarray  # E h dh/dlambda
@@ -322,7 +322,7 @@ def scaled_sensitivity(
     scale_slope: float | np.ndarray = 0.0,
     decay_slope: float | np.ndarray = 1.0,
 ) -> np.ndarray:
-    """E (d (gamma h) / d theta)^2 where decay and scale depend on a parameter theta.
+    """E (d (gamma h) / d theta)^2 where decay and scale depend on a parameter theta, [...].
 
         (dlambda/dtheta)^2 (gamma^2 E s^2 + 2 gamma gamma' E h s + gamma'^2 E h^2),  s = dh/dlambda
 

@@ -42,6 +42,9 @@ class AttentionPooling(nnx.Module):
       size: H.
       scores: "additive" or "dot".
 
+    Raises:
+      InputError: unknown scores.
+
     References: Yang et al., 2016, equations 5 to 7 (additive, with q their context vector u_w).
     """
 
@@ -82,6 +85,9 @@ class Attention:
       size: width A of additive, concat and of local-p's W_p; None for that of the query.
       max_steps: of location, the longest memory.
       window: D of local-p, steps.
+
+    Raises:
+      InputError: an unknown kind, or a size, number of steps or window not above 0.
 
     References: Bahdanau et al., 2015, section A.1.2; Luong et al., 2015, equations 7 to 10.
     """
@@ -134,7 +140,11 @@ class Attention:
         return {}
 
     def keys(self, params: Params, memory: Array) -> Array:
-        """What queries are held against, computed once for a memory: [..., S, A] or the memory."""
+        """What queries are held against, computed once for a memory: [..., S, A] or the memory.
+
+        Raises:
+          InputError: "location" and a memory of more than `max_steps` steps.
+        """
         if self.kind in ("additive", "concat"):
             return project(memory, params["W_m"], "memory")
         if self.kind == "location" and memory.shape[-2] > self.max_steps:

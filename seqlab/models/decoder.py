@@ -87,6 +87,7 @@ class DecoderCell:
         return self.context == "attention" and self.query == "previous"
 
     def init(self, key, input_size):
+        """Not to be called: raises `NotImplementedError`."""
         raise NotImplementedError("its parameters are those of the model around it")
 
     def initial_carry(self, params: Params, batch_shape: tuple[int, ...] = ()) -> DecoderCarry:
@@ -189,7 +190,7 @@ def over_rows(vectors: Array, like: Array) -> Array:
 
 
 def dense(params: Params, xs: Array) -> Array:
-    """xs W + b of a layer's `{"kernel", "bias"}`."""
+    """xs W + b, [..., O], of xs [..., I] and a layer's `{"kernel", "bias"}`."""
     return project(xs, params["kernel"], "what is read") + spread(params["bias"], xs)
 
 

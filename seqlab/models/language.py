@@ -34,6 +34,9 @@ class Drop:
       recurrent: of a unit of h on its way into its own layer's matrices, one mask a sequence.
       weights: of an entry of every `W_h`, once a batch.
       variational: one mask a sequence at `inputs`, `between` and `outputs`, not one a step.
+
+    Raises:
+      InputError: a rate that is no probability below 1.
     """
 
     words: float = 0.0
@@ -58,7 +61,7 @@ class LanguageOutput(Output):
 
     Attributes:
       ys: [..., T, H], before dropout.
-      read: the same as the head reads it, after dropout.
+      read: the same as the head reads it, [..., T, H], after dropout.
     """
 
     ys: Array

@@ -23,6 +23,9 @@ class Recurrent(nnx.Module):
       cell: the cell.
       weights: its parameters; of a stack or of two directions, by layer and direction.
       output_size: width of what it gives, H, or 2H with two directions.
+
+    Raises:
+      InputError: no layer, or dropout between layers where there is one.
     """
 
     def __init__(
@@ -243,6 +246,9 @@ class OneToMany(nnx.Module):
       head: "linear", "sigmoid" or "softmax".
       feed: "first" or "every".
       feedback: whether predictions are fed back.
+
+    Raises:
+      InputError: an unknown head or feed.
     """
 
     def __init__(
@@ -277,6 +283,9 @@ class OneToMany(nnx.Module):
             1.
           taps, weight_taps: see `unroll`; with predictions fed back, the carry is `FeedbackCarry`.
           **loop: the rest of `unroll`.
+
+        Raises:
+          ValueError: no step to write, or `previous` without `feedback`.
         """
         del key
         if num_steps < 1:

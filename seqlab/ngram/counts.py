@@ -242,7 +242,7 @@ def with_starts(ids: np.ndarray, *, at_start: bool = True) -> tuple[np.ndarray, 
 
 
 def check_ids(ids: np.ndarray, size: int) -> None:
-    """Refuses what is no text of a vocabulary of `size` ids.
+    """Refuses what is no text [N] of a vocabulary of `size` ids.
 
     Raises:
       InputError: not one axis of whole numbers in 0 .. size - 1, or with PAD or SOS among them.

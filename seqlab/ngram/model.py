@@ -274,7 +274,7 @@ class NGram:
 
 
 def encode_prime(vocabulary: Vocabulary, prime: str) -> np.ndarray:
-    r"""Ids of a text to go on from; of words, a line end within it ends a sentence.
+    r"""Ids of a text to go on from, [N]; of words, a line end within it ends a sentence.
 
     Raises:
       InputError: what the vocabulary lacks, and where.

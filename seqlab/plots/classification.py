@@ -58,7 +58,7 @@ def confusion_and_calibration(
     """Which class is taken for which, and how often a net is right that is so sure.
 
     Args:
-      counts: texts of each class (row) by the class that was said (column).
+      counts: texts of each class (row) by the class that was said (column), [C, C].
       classes: their names.
       curve: "counts", "confidence" and "accuracy" of bins of confidence.
       error: expected calibration error.
@@ -127,7 +127,7 @@ def accuracy_by_distance(
 
     Args:
       models: name -> (distances, (middle, low, high) of the accuracy).
-      theory: name -> (distances, accuracy), dashed on top.
+      theory: name -> (distances [N], accuracy [N]), dashed on top.
       title: of the figure.
     """
     figure, (axes,) = new_figure(1, width=7.4, height=3.9)

@@ -23,11 +23,11 @@ def coastlines() -> tuple[np.ndarray, ...]:
 
 
 def around(lon: np.ndarray, centre: float) -> np.ndarray:
-    """The same longitudes counted so that they lie within 180 degrees of `centre`."""
+    """The same longitudes, degrees [...], counted so that they lie within 180 of `centre`."""
     return centre + np.mod(np.asarray(lon, float) - centre + 180.0, 360.0) - 180.0
 
 
 def unbroken(lon: np.ndarray, lat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A line with NaN put in wherever it jumps round the map: (lon, lat)."""
+    """A line with NaN put in where it jumps round the map: (lon, lat), degrees, from [N] each."""
     jumps = np.flatnonzero(np.abs(np.diff(lon)) > 180.0) + 1
     return np.insert(lon, jumps, np.nan), np.insert(lat, jumps, np.nan)

@@ -67,7 +67,8 @@ def exponents_over_training(
       exponents: drive -> cell -> (steps, interval of the largest exponent).
       losses: cell -> (steps, interval of the held-out loss).
       training: cell -> (steps, training loss).
-      slopes: cell -> (largest exponents, slopes of the gradient over lag), a point a net and step.
+      slopes: cell -> (largest exponents, slopes of the gradient over lag), nats per step, a
+        point a net and step, [N] each.
     """
     count = len(exponents) + 2
     figure, axes = new_figure(count, width=3.1 * count, height=3.5)
@@ -233,7 +234,7 @@ def mean_field_curve(
     Args:
       measured: name -> (gains, interval of the exponent).
       differences: name -> (gains, interval of the exponent less that of the theory).
-      theory: gains and exponents of the theory.
+      theory: gains [N] and exponents [N] of the theory, nats per step.
     """
     figure, (whole, rest) = new_figure(2, width=8.6, height=3.4)
     _lines(whole, measured)

@@ -79,7 +79,7 @@ def horizon_curves(
 def clip_histogram(
     norms: np.ndarray, clip_norm: float, axes: Axes, title: str = "", *, batch_norm: float
 ) -> None:
-    """Gradient norms of single sequences, and of the batch, against the norm that clips."""
+    """Gradient norms of single sequences [N], and of the batch, against the norm that clips."""
     values = log10(np.log(norms[norms > 0]))
     axes.hist(values, bins=min(20, max(5, len(values) // 2)), color=COLOURS[5], label="sequences")
     axes.set_ylim(0, 1.4 * axes.get_ylim()[1])  # room for the legend

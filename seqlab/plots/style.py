@@ -132,12 +132,12 @@ def _spelt(char: str) -> str:
 
 
 def log10(log_norm: Any) -> np.ndarray:
-    """From natural logs to powers of ten."""
+    """From natural logs to powers of ten, [...]."""
     return np.asarray(log_norm, float) / LN10
 
 
 def lags(log_norm: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Steps before the last, T-1 ... 0."""
+    """Steps before the last, T-1 ... 0, of a curve [T]."""
     return np.arange(len(log_norm))[::-1]
 
 
@@ -161,7 +161,7 @@ def lighter(colour: str) -> tuple[float, ...]:
 
 
 def edges(centres: np.ndarray) -> np.ndarray:
-    """Borders of cells around increasing centres."""
+    """Borders [N + 1] of cells around increasing centres [N]."""
     if len(centres) == 1:
         return np.array([centres[0] - 0.5, centres[0] + 0.5])
     middle = 0.5 * (centres[1:] + centres[:-1])

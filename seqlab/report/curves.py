@@ -25,6 +25,7 @@ class Trend(NamedTuple):
 
     @classmethod
     def of(cls, curve: np.ndarray, dtype) -> "Trend":
+        """The line through a curve of natural logs, [L], of numbers in that dtype."""
         lag = np.arange(len(curve))
         alive = np.isfinite(curve)
         # Below, the numbers of this precision lose their digits.
@@ -87,7 +88,7 @@ def by_lag(values: np.ndarray, real: np.ndarray, is_backward: bool) -> np.ndarra
 
 
 def quantiles(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """10, 50 and 90 % over rows, of those that have an entry; without interpolation."""
+    """10, 50 and 90 % over rows [N, L], [L] each, of those that have an entry; not interpolated."""
     columns = []
     for column in values.T:
         own = column[~np.isnan(column)]
@@ -100,7 +101,7 @@ def quantiles(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def fall_lag(curve: np.ndarray) -> int | None:
-    """The first lag at which a curve lies a factor of 1e3 below where it began, or None."""
+    """The first lag at which a curve [L] lies a factor of 1e3 below where it began, or None."""
     alive = np.flatnonzero(np.isfinite(curve))
     if not alive.size:
         return None
@@ -110,7 +111,7 @@ def fall_lag(curve: np.ndarray) -> int | None:
 
 
 def horizon(carried: np.ndarray) -> int:
-    """The least k from which on the last k steps carry the level."""
+    """The least k from which on the last k steps carry the level; by the last 1 ... L, [L]."""
     short = np.flatnonzero(carried < LEVEL)
     return int(short[-1]) + 2 if short.size else 1
 

@@ -186,27 +186,34 @@ class Findings:
         with np.errstate(invalid="ignore"):
             energy = np.where(alive, np.exp(2 * (total - peak)), 0.0)
         weight = np.sum(energy, axis=0)
+        # A share is told by the total's own digits. What flows back is cut off at `tiny`, not at a
+        # fraction of the last step's gradient: a gradient may fade by any factor and stay exact
+        # while it is above tiny / eps. Below, its sums lack terms larger than their rounding.
+        limits = np.finfo(self.dtype)
+        is_resolved = peak > np.log(float(limits.tiny)) - np.log(float(limits.eps))
         shares = {}
         for path, (log_norm, share) in found.items():
             self.arrays[f"path_log_norm/{path}"] = quantiles(self.by_lag(log_norm, self.top))[1]
             if path == "total":
                 continue
             each = np.where(alive, self.by_lag(share, self.top), 0.0)
-            # No share of a gradient that is zero.
-            shares[path] = np.sum(energy * each, axis=0) / np.where(weight > 0, weight, np.nan)
+            shares[path] = np.sum(energy * each, axis=0) / np.where(is_resolved, weight, np.nan)
             self.arrays[f"path_share/{path}"] = shares[path]
-        lags = [lag for lag in told_lags(len(peak)) if np.isfinite(shares["direct"][lag])]
+        for lag in told_lags(len(peak)):
+            share = float(shares["direct"][lag])
+            self.summary[f"direct_path_share_at_lag_{lag}"] = share if is_resolved[lag] else None
+        lags = [lag for lag in told_lags(len(peak)) if is_resolved[lag]]
         if not lags:
             return
         told = [f"{percent(shares['direct'][lag])} after {steps_text(lag)}" for lag in lags]
         text = f"of dL/d{self.main}_t the direct path, gates held fixed, carries {', '.join(told)}"
         gates = {name: values[lags[-1]] for name, values in shares.items() if name != "direct"}
-        first = max(gates, key=lambda name: abs(gates[name]))
-        if abs(gates[first]) > 0.01:
+        first = max(gates, key=lambda name: abs(gates[name]), default=None)
+        if first is not None and abs(gates[first]) > 0.01:
             text += f"; most of the rest leaves through {first} ({percent(gates[first])})"
+        if lags[-1] < told_lags(len(peak))[-1]:
+            text += f"; - after {steps_text(len(peak) - 1)}, too near to underflow"
         self.lines.append(("paths", text))
-        for lag in lags:
-            self.summary[f"direct_path_share_at_lag_{lag}"] = float(shares["direct"][lag])
 
     # Weights.
 

@@ -52,11 +52,12 @@ def gradient_report(
     A share of a part p in a whole G = sum of parts is its projection <p, G> / <G, G>, so that
     shares add up to 1; one may be negative, or above 1, where parts oppose each other. Path shares
     are taken on the leaf that the direct path lives in (c of an LSTM), at each lag over all
-    sequences together. The horizon is the least k such that the last k steps, and no longer
-    stretch less, carry 90 % of a sequence's dL/dW; the median of sequences is told. A curve halves
-    or doubles at the rate of a straight line through its logs, unless the first or the last third
-    goes at a rate that differs from it by half, which is then said. Dead units are those that
-    never change, at no step of no sequence.
+    sequences together, as long as the total's norm is above tiny / eps of its dtype (1e-31 in
+    float32): nearer to underflow it has no digits to be shared out. The horizon is the least k such
+    that the last k steps, and no longer stretch less, carry 90 % of a sequence's dL/dW; the median
+    of sequences is told. A curve halves or doubles at the rate of a straight line through its logs,
+    unless the first or the last third goes at a rate that differs from it by half, which is then
+    said. Dead units are those that never change, at no step of no sequence.
 
     The clip rate is the share of sequences whose own gradient, over all parameters, of the loss
     averaged over its steps, is longer than `clip_norm`; beside it stands the norm of the gradient

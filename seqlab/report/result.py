@@ -37,7 +37,7 @@ class GradientReport:
         | `log_norm/LEAF` | log ||dL/dcarry_t|| of every sequence, [N, L] |
         | `log_norm_median/LEAF`, `_p10`, `_p90` | over sequences, [L] |
         | `path_log_norm/PATH` | total, direct and each gate on the main leaf, median, [L] |
-        | `path_share/PATH` | share of the total, [L]; they add up to 1 |
+        | `path_share/PATH` | share of the total, [L]; they add up to 1; NaN near underflow |
         | `weight_log_norm/LAYER` | log norm of each step's share of dL/dW, [N, L] |
         | `weight_share/LAYER` | share of dL/dW that the last 1 ... L steps carry, [N, L] |
         | `gradient_norm` | of each sequence's own loss, over all parameters, [N] |

@@ -81,7 +81,11 @@ class Layer(NamedTuple):
 
 
 def settle(cell_or_model, params, batch, loss, cell) -> tuple[Probe, Params, Read]:
-    """Cell or model, parameters and batch in the one form that the programs take."""
+    """Cell or model, parameters and batch in the one form that the programs take.
+
+    Raises:
+      TypeError, ValueError: as `gradient_report`.
+    """
     if isinstance(cell_or_model, type):
         name = cell_or_model.__name__
         raise TypeError(f"gradient_report: {name} is a class; make one, as in {name}(64)")
