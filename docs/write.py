@@ -55,6 +55,11 @@ def pct(share: float, digits: int = 1) -> str:
     return fixed(100 * share, digits)
 
 
+def count(number: float) -> str:
+    """A whole number with commas."""
+    return f"{number:,.0f}"
+
+
 def minutes(run: dict) -> str:
     """What the recorded run took: whole minutes, halves below five."""
     taken = run["wall_s"] / 60
@@ -69,6 +74,15 @@ def row(rows: list[dict], **wanted) -> dict:
     return found[0]
 
 
+def largest(benchmark: dict, cell: str) -> float:
+    """Of the sizes' times as multiples of PyTorch's the largest, as training walks each."""
+    times = {}
+    for each in benchmark["rows"]:
+        if each["cell"] == cell and each["variant"] in ("seqlab", "seqlab per core"):
+            times[each["size"]] = each["x_torch"]  # the row per core, where there is one, is later
+    return max(times.values())
+
+
 def written(name: str) -> str:
     """A page as its template and the recorded runs give it."""
     environment = jinja2.Environment(
@@ -77,7 +91,10 @@ def written(name: str) -> str:
         keep_trailing_newline=True,
         autoescape=False,  # Markdown
     )
-    environment.filters |= {"fixed": fixed, "pct": pct, "minutes": minutes, "row": row}
+    environment.filters |= {
+        "count": count, "fixed": fixed, "largest": largest, "minutes": minutes, "pct": pct,
+        "row": row,
+    }  # fmt: skip
     page = environment.get_template(name).render(**recorded(), bench=benchmarks())
     title, _, rest = page.partition("\n\n")
     return f"{title}\n\n{NOTE.format(name=name)}{rest}"

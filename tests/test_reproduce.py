@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import jinja2
 import pytest
 
 from experiments import reproduce
@@ -124,14 +125,41 @@ def test_a_manifest_is_well_formed(name):
         assert all(0 <= value < 1 for value in tolerance.values())
 
 
-def test_pages_are_as_written_from_the_recorded_runs():
+@pytest.fixture(scope="module")
+def write():
     spec = importlib.util.spec_from_file_location("write", ROOT / "docs" / "write.py")
-    write = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(write)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_pages_are_as_written_from_the_recorded_runs(write):
     for name, folder in write.WRITTEN.items():
         assert (folder / name).read_text(encoding="utf-8") == write.written(name), (
             f"{name}: python docs/write.py"
         )
+
+
+def test_a_run_that_moves_moves_the_page(write, monkeypatch):
+    runs = write.recorded()
+    runs["babi"]["mean_accuracy"] = 0.12345
+    monkeypatch.setattr(write, "recorded", lambda: runs)
+    assert "the mean is 12.3 %" in write.written("README.md")
+    del runs["babi"]["mean_accuracy"]
+    with pytest.raises(jinja2.UndefinedError, match="mean_accuracy"):
+        write.written("README.md")
+
+
+def test_numbers_are_written_as_readers_expect(write):
+    assert [write.fixed(-0.04), write.fixed(-0.06), write.fixed(9.995, 0)] == ["0.0", "-0.1", "10"]
+    assert write.pct(0.6611) == "66.1"
+    assert write.count(12800.0) == "12,800"
+    assert [write.minutes({"wall_s": s}) for s in (2, 100, 290, 601)] == ["0.5", "1.5", "5", "10"]
+    rows = [{"cell": "rnn", "x": 1}, {"cell": "gru", "x": 2}, {"cell": "gru", "x": 3}]
+    assert write.row(rows, cell="rnn")["x"] == 1
+    for cell in ("gru", "lstm"):
+        with pytest.raises(ValueError, match="rows of 3"):
+            write.row(rows, cell=cell)
 
 
 @pytest.fixture
