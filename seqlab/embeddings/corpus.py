@@ -320,6 +320,9 @@ class Corpus:
 
         A chunk ends with a sentence; only a sentence of more than `num_tokens` is cut, and the
         chunks before its last then end without `END`.
+
+        Raises:
+          InputError: `num_tokens` below 1.
         """
         check_at_least(num_tokens, 1, "num_tokens")
         start = 0

@@ -135,7 +135,11 @@ def score_pairs(
     case_insensitive: bool,
     dummy4unknown: bool,
 ) -> PairScores:
-    """See `Vectors.evaluate_word_pairs`."""
+    """See `Vectors.evaluate_word_pairs`.
+
+    Raises:
+      InputError: a file that holds no pairs, or a line of it that is none.
+    """
     rows_of = _rows_of(vectors, restrict_vocab, case_insensitive)
     judged, found, num_pairs, num_unknown = [], [], 0, 0
     for word_1, word_2, score in _read_pairs(path, delimiter):

@@ -59,6 +59,9 @@ class State(NamedTuple):
         Args:
           side: "sum" (w + c, as the paper takes), "word" (w), "context" (c), or "both" beside each
             other, [V, 2 D].
+
+        Raises:
+          InputError: another side.
         """
         check_known(side, SIDES, "side")
         w, c = self.word[:, :-1], self.context[:, :-1]

@@ -48,6 +48,10 @@ class Vectors:
       words: distinct, most frequent first where that is known.
       vectors: float32 or float64 [V, D], finite; read-only.
       counts: None, or int64 [V], how often each word was seen; it never rises.
+
+    Raises:
+      ValueError: arrays of other shapes or dtypes, words twice, vectors that are not finite, counts
+        that rise.
     """
 
     words: tuple[str, ...]
@@ -139,6 +143,9 @@ class Vectors:
 
         Returns:
           Neighbours(indices [N, K], scores [N, K]), greatest cosine first.
+
+        Raises:
+          ValueError: queries of another width or not finite, a `topn` or `restrict_vocab` below 1.
         """
         queries = np.asarray(queries, self.vectors.dtype)
         if queries.ndim != 2 or queries.shape[1] != self.vector_size:
@@ -171,6 +178,11 @@ class Vectors:
 
         Returns:
           [(word, cosine)], nearest first; with `topn` None the cosines of all words, [V].
+
+        Raises:
+          InputError: no word at all, or one that is not there.
+
+        References: Mikolov, Yih and Zweig, 2013.
         """
         plus, minus = _terms(positive, 1.0), _terms(negative, -1.0)
         parts = [
@@ -202,6 +214,9 @@ class Vectors:
 
         The arguments and what comes back are those of `most_similar`, without weights; vectors in
         place of words are brought to unit length.
+
+        Raises:
+          InputError: no positive word, a weight, or a word that is not there.
 
         References: Levy and Goldberg, 2014, equation 4.
         """
@@ -251,13 +266,21 @@ class Vectors:
         return 1 - self.units[[self.index(word) for word in other_words]] @ query[0]
 
     def n_similarity(self, words_1: Sequence[str], words_2: Sequence[str]) -> float:
-        """Cosine of the mean vectors of two lists of words, none of them empty."""
+        """Cosine of the mean vectors of two lists of words.
+
+        Raises:
+          InputError: an empty list, or a word that is not there.
+        """
         if isinstance(words_1, str) or isinstance(words_2, str) or not words_1 or not words_2:
             raise InputError("n_similarity: give two lists of one word or more")
         return float(unit(self[words_1].mean(axis=0)) @ unit(self[words_2].mean(axis=0)))
 
     def doesnt_match(self, words: Sequence[str]) -> str:
-        """The word with the least cosine with the mean of all their unit vectors."""
+        """The word with the least cosine with the mean of all their unit vectors.
+
+        Raises:
+          InputError: no list of words, or a word that is not there.
+        """
         if isinstance(words, str) or not words:
             raise InputError("doesnt_match: give a list of words")
         units = self.units[[self.index(word) for word in words]]
