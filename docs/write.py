@@ -12,6 +12,7 @@ moves every sentence that quotes it. Figures of other people are text, with thei
 import difflib
 import json
 import sys
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import jinja2
@@ -66,6 +67,17 @@ def minutes(run: dict) -> str:
     return f"{taken:.0f}" if taken >= 5 else f"{max(0.5, round(2 * taken) / 2):g}"
 
 
+def like(run: dict, *patterns: str) -> list:
+    """The figures whose names match, for `min` and `max`; at least one a pattern."""
+    found = []
+    for pattern in patterns:
+        of_it = [value for name, value in run.items() if fnmatchcase(name, pattern)]
+        if not of_it:
+            raise ValueError(f"no figure is named like {pattern}")
+        found += of_it
+    return found
+
+
 def row(rows: list[dict], **wanted) -> dict:
     """The one row with these values."""
     found = [each for each in rows if all(each.get(name) == wanted[name] for name in wanted)]
@@ -92,8 +104,8 @@ def written(name: str) -> str:
         autoescape=False,  # Markdown
     )
     environment.filters |= {
-        "count": count, "fixed": fixed, "largest": largest, "minutes": minutes, "pct": pct,
-        "row": row,
+        "count": count, "fixed": fixed, "largest": largest, "like": like, "minutes": minutes,
+        "pct": pct, "row": row,
     }  # fmt: skip
     page = environment.get_template(name).render(**recorded(), bench=benchmarks())
     title, _, rest = page.partition("\n\n")
