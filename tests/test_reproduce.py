@@ -162,7 +162,7 @@ def test_numbers_are_written_as_readers_expect(write):
             write.row(rows, cell=cell)
     run = {"nets.lstm.loss.0": 3.0, "nets.lstm.loss.1": 1.0, "nets.gru.loss.0": 2.0, "wall_s": 9.0}
     assert write.like(run, "nets.lstm.loss.?", "nets.gru.*") == [3.0, 1.0, 2.0]
-    with pytest.raises(ValueError, match="named like nets.rnn"):
+    with pytest.raises(ValueError, match=r"named like nets\.rnn"):
         write.like(run, "nets.lstm.*", "nets.rnn.*")
 
 
