@@ -354,7 +354,11 @@ def scalars(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping):
         parts = value.items()
     elif isinstance(value, list):
-        parts = ((label_of(part, index), part) for index, part in enumerate(value))
+        names = [part.get("name") if isinstance(part, Mapping) else None for part in value]
+        parts = (
+            (label_of(name, index, is_alone=names.count(name) == 1), part)
+            for index, (name, part) in enumerate(zip(names, value, strict=True))
+        )
     else:
         last = name.rpartition(".")[2]
         if last not in OWN_FIGURES and not re.search(
@@ -366,9 +370,11 @@ def scalars(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield from scalars(part, f"{name}.{key}" if name else str(key))
 
 
-def label_of(part: Any, index: int) -> Any:
-    """What to call an entry of a list: its name where it has one."""
-    return part["name"] if isinstance(part, Mapping) and "name" in part else index
+def label_of(name: Any, index: int, *, is_alone: bool) -> Any:
+    """What to call an entry of a list: its name where it has one of its own."""
+    if name is None:
+        return index
+    return name if is_alone else f"{name}.{index}"
 
 
 def data_digests(finished: Run) -> dict[str, str]:

@@ -271,6 +271,14 @@ class NoConfig:
     seed: int = 0
 
 
+def test_entries_of_one_name_are_all_kept():
+    nets = [{"name": "rnn", "length": 50}, {"name": "rnn", "length": 200}, {"name": "gru", "x": 1}]
+    assert dict(reproduce.scalars({"nets": nets, "list": [7]})) == {
+        "nets.rnn.0.name": "rnn", "nets.rnn.0.length": 50, "nets.rnn.1.name": "rnn",
+        "nets.rnn.1.length": 200, "nets.gru.name": "gru", "nets.gru.x": 1, "list.0": 7,
+    }  # fmt: skip
+
+
 def finished(tmp_path, **summary):
     log = RunLog(NoConfig(), experiment="tiny", module="tiny", out=tmp_path)
     log.write(step=0, value=1.0)
