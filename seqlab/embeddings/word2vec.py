@@ -10,8 +10,9 @@ with one vector v as input and one, u, as output per word, and three objectives 
 
     softmax       log p(o | c) = u_o . v_c - log sum_w exp(u_w . v_c)
     negative      log sigma(u_o . v_c) + sum_{i=1..K} E_{n ~ P} log sigma(-u_n . v_c), with
-                  P ~ count^0.75 (Mikolov et al., 2013b); at its optimum u_o . v_c = PMI(o, c) -
-                  log K (Levy and Goldberg, 2014)
+                  P ~ count^0.75 (Mikolov et al., 2013b); at its optimum u_o . v_c = log(p(o | c) /
+                  P(o)) - log K, which is PMI(o, c) - log K (Levy and Goldberg, 2014) if P ~ count
+                  and n may be o itself. Here it may not, which adds -log(1 - p(o | c))
     hierarchical  log p(o | c) = the sum of log sigma(+-u_node . v_c) over inner nodes on the way
                   to o in a Huffman tree; here the word of the window predicts the centre, so that
                   a centre's way is looked up once. The pairs are the same ones.
@@ -139,7 +140,11 @@ class Progress(NamedTuple):
 
 
 def init_state(config: Word2Vec, vocab_size: int, seed: int = 0) -> State:
-    """First vectors: v uniform in (-1/2, 1/2) / D, u zero (the C tool's)."""
+    """First vectors: v uniform in (-1/2, 1/2) / D, u zero (the C tool's).
+
+    Raises:
+      InputError: fewer than two words.
+    """
     check_at_least(vocab_size, 2, "number of words in the corpus")
     rng = np.random.default_rng([seed, 0])
     size = config.vector_size
