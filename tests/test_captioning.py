@@ -169,6 +169,7 @@ def test_a_set_of_ones_own_by_three_contexts(tmp_path):
         ({"attention": "sum"}, "attention"),
         ({"bridge": "copy"}, "bridge"),
         ({"channels": (3, 0, 3)}, "channels must be 1 or more"),
+        ({"num_mixed": -1}, "num_mixed must be 0 or more"),
         ({"hidden_size": 0}, "hidden_size must be 1 or more"),
         ({"drop_cells": 1.0}, "drop_cells must be a share below 1"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),

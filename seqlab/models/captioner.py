@@ -10,7 +10,7 @@ from seqlab.errors import InputError
 from seqlab.models.attention import Attention
 from seqlab.models.decoding import Decoding, Seq2SeqOutput, Writer
 from seqlab.models.functional import functional
-from seqlab.models.layers import check_rate, dropped
+from seqlab.models.layers import check_rate, dropped, linear
 from seqlab.types import Array, Cell
 
 CHANNELS = 3  # red, green, blue
@@ -33,6 +33,10 @@ class Captioner(Decoding):
     would not know where anything is. Beyond the borders all channels are zero; as a stride of 2
     asks for, there is one step more of it behind than before.
 
+    So far a cell knows of 17x17 pixels. Above lie `num_mixed` layers that read the whole image:
+
+        x_j <- ReLU(W_1 x_j + W_2 mean_k x_k + b)
+
     Both the grid and the pixels can be tapped: `Output.carries` holds "encoder" [..., S, M], the
     cells, and "image" [..., S, 192], the pixels of each cell's own 8x8, so that
     `seqlab.gradflow.pairs.pair_gradients` tells how the loss of each word depends on each place.
@@ -43,6 +47,7 @@ class Captioner(Decoding):
       embed_size: D, width of the embeddings.
       image_size: pixels a side, a multiple of 8.
       channels: M_1, M_2 and M.
+      num_mixed: layers above the convolutions.
       num_layers, context, attention, query, input_feeding, tied, drop_inputs, dropout,
         drop_features: of `seqlab.models.seq2seq.Seq2Seq`; the encoder's last output is the mean.
       bridge: "linear" or "none", likewise.
@@ -52,7 +57,8 @@ class Captioner(Decoding):
       InputError: options that do not go together, or sizes that cannot be.
 
     References: Vinyals et al., 2015 (the image as first state); Xu et al., 2015 (attention over a
-    grid, first state from its mean); Liu et al., 2018 (places as channels).
+    grid, first state from its mean); Liu et al., 2018 (places as channels); Zaheer et al., 2017
+    (layers of each and the mean of all).
     """
 
     def __init__(
@@ -63,6 +69,7 @@ class Captioner(Decoding):
         embed_size: int,
         image_size: int = 64,
         channels: tuple[int, int, int] = (32, 64, 128),
+        num_mixed: int = 0,
         num_layers: int = 1,
         context: str = "attention",
         attention: Attention | None = None,
@@ -88,12 +95,16 @@ class Captioner(Decoding):
             raise InputError(f"image_size={image_size}: expected a multiple of {STRIDE}")
         if len(channels) != 3 or min(channels) < 1:
             raise InputError(f"channels={channels}: expected three numbers of 1 or more")
+        if num_mixed < 0:
+            raise InputError(f"num_mixed={num_mixed}: expected 0 or more")
         check_rate("drop_cells", drop_cells)
         self.image_size, self.drop_cells = image_size, drop_cells
         first, second, last = channels
         self.stem = _conv(CHANNELS + 2, first, 5, rngs)
         self.middle = _conv(first + 2, second, 3, rngs)
         self.top = _conv(second + 2, last, 3, rngs)
+        self.each = nnx.List([linear(last, last, rngs) for _ in range(num_mixed)])
+        self.mean = nnx.List([linear(last, last, rngs) for _ in range(num_mixed)])
         self._make_embedding(target_size, embed_size, tied, rngs)
         self._make_decoder(
             decoder, last, target_size=target_size, embed_size=embed_size, num_layers=num_layers,
@@ -164,7 +175,9 @@ class Captioner(Decoding):
             ys = xs
             for layer in (self.stem, self.middle, self.top):
                 ys = jax.nn.relu(layer(_with_places(ys)))
-        grid = ys.reshape(*ys.shape[:-3], -1, ys.shape[-1])
+            grid = ys.reshape(*ys.shape[:-3], -1, ys.shape[-1])
+            for each, mean in zip(self.each, self.mean, strict=True):
+                grid = jax.nn.relu(each(grid) + mean(jnp.mean(grid, axis=-2, keepdims=True)))
         if cell_taps is not None:
             grid = grid + cell_taps
         grid = dropped(grid, self.drop_cells, key)
