@@ -9,7 +9,7 @@
     echo 12 | python -m experiments.captioning --from-run RUN --predict -
 
 Three convolutions, trained here with the rest, make a grid of 8x8 cells of an image of 64x64
-pixels; of scenes, one layer more tells each cell of the mean of all (`seqlab.models.captioner`).
+pixels; of scenes, a layer more tells each cell what lies beside it (`seqlab.models.captioner`).
 `--context attention` (the default) looks at the grid at every step; `state` knows the mean of its
 cells by the first state alone, `every` is given it at each step. `--compare` trains all three.
 
@@ -145,7 +145,7 @@ class Config:
     channels: tuple[int, int, int] | None = None
     """features after each convolution, M last; None: 16 48 128"""
     num_mixed: int | None = None
-    """layers above them that read each cell and the mean of all; None: 1, 0 for photographs"""
+    """layers above them that tell each cell what is on its sides; None: 1, 0 for photographs"""
     num_layers: int = 1
     """of the decoder"""
     hidden_size: int | None = None

@@ -82,15 +82,26 @@ def convolved(xs, layer, before, after):
     return np.maximum(ys, 0.0)
 
 
+def beside(ys):
+    """Of 2x2 cells, what is left, right, above and below of each, over 4."""
+    left, right = ys[:, 0] + ys[:, 2], ys[:, 1] + ys[:, 3]
+    above, below = ys[:, 0] + ys[:, 1], ys[:, 2] + ys[:, 3]
+    none = np.zeros_like(left)
+    cells = [
+        (none, right, none, below), (left, none, none, below),
+        (none, right, above, none), (left, none, above, none),
+    ]  # fmt: skip
+    return np.stack([np.concatenate(own, axis=-1) for own in cells], axis=1) / 4
+
+
 def test_the_grid_is_that_of_the_equations():
     _, writer, params = net("attention")
     ys = convolved(images() / 255 - 0.5, params["stem"], 1, 2)
     ys = convolved(ys, params["middle"], 0, 1)
     ys = convolved(ys, params["top"], 0, 1).reshape(B, S, -1)
     for i in range(2):
-        each, mean = (jax.tree.map(np.asarray, params[name][i]) for name in ("each", "mean"))
-        means = ys.mean(axis=1, keepdims=True)
-        ys = ys @ each["kernel"] + means @ mean["kernel"] + each["bias"] + mean["bias"]
+        each, sides = (jax.tree.map(np.asarray, params[name][i]) for name in ("each", "sides"))
+        ys = ys @ each["kernel"] + each["bias"] + beside(ys) @ sides["kernel"] + sides["bias"]
         ys = np.maximum(ys, 0.0)
     memory, _ = jax.jit(writer.start, static_argnums=2)(params, images(), None)
     close(memory.values, ys)

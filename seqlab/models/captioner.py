@@ -1,9 +1,11 @@
 """From an image to a sentence: convolutions read a grid of features, a decoder writes."""
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from seqlab.errors import InputError
@@ -33,9 +35,10 @@ class Captioner(Decoding):
     would not know where anything is. Beyond the borders all channels are zero; as a stride of 2
     asks for, there is one step more of it behind than before.
 
-    So far a cell knows of 17x17 pixels. Above lie `num_mixed` layers that read the whole image:
+    So far a cell knows of 17x17 pixels. Above lie `num_mixed` layers that tell it what is on each
+    side of it, d being left, right, above and below (half planes, without its own line):
 
-        x_j <- ReLU(W_1 x_j + W_2 mean_k x_k + b)
+        x_j <- ReLU(W x_j + sum_d W_d m_dj + b),    m_dj = 1 / S sum over k on side d of j of x_k
 
     Both the grid and the pixels can be tapped: `Output.carries` holds "encoder" [..., S, M], the
     cells, and "image" [..., S, 192], the pixels of each cell's own 8x8, so that
@@ -57,8 +60,7 @@ class Captioner(Decoding):
       InputError: options that do not go together, or sizes that cannot be.
 
     References: Vinyals et al., 2015 (the image as first state); Xu et al., 2015 (attention over a
-    grid, first state from its mean); Liu et al., 2018 (places as channels); Zaheer et al., 2017
-    (layers of each and the mean of all).
+    grid, first state from its mean); Liu et al., 2018 (places as channels).
     """
 
     def __init__(
@@ -104,7 +106,7 @@ class Captioner(Decoding):
         self.middle = _conv(first + 2, second, 3, rngs)
         self.top = _conv(second + 2, last, 3, rngs)
         self.each = nnx.List([linear(last, last, rngs) for _ in range(num_mixed)])
-        self.mean = nnx.List([linear(last, last, rngs) for _ in range(num_mixed)])
+        self.sides = nnx.List([linear(4 * last, last, rngs) for _ in range(num_mixed)])
         self._make_embedding(target_size, embed_size, tied, rngs)
         self._make_decoder(
             decoder, last, target_size=target_size, embed_size=embed_size, num_layers=num_layers,
@@ -176,8 +178,8 @@ class Captioner(Decoding):
             for layer in (self.stem, self.middle, self.top):
                 ys = jax.nn.relu(layer(_with_places(ys)))
             grid = ys.reshape(*ys.shape[:-3], -1, ys.shape[-1])
-            for each, mean in zip(self.each, self.mean, strict=True):
-                grid = jax.nn.relu(each(grid) + mean(jnp.mean(grid, axis=-2, keepdims=True)))
+            for each, sides in zip(self.each, self.sides, strict=True):
+                grid = jax.nn.relu(each(grid) + sides(_on_sides(grid)))
         if cell_taps is not None:
             grid = grid + cell_taps
         grid = dropped(grid, self.drop_cells, key)
@@ -208,6 +210,16 @@ def _with_places(xs):
     place = jnp.linspace(-0.5, 0.5, xs.shape[-2], dtype=xs.dtype)
     right = jnp.broadcast_to(place, xs.shape[:-1])
     return jnp.concatenate([xs, jnp.stack([right, right.mT], axis=-1)], axis=-1)
+
+
+def _on_sides(grid):
+    """[..., G G, M] -> [..., G G, 4 M]: sums over what is left, right, above, below, over G G."""
+    size = grid.shape[-2]
+    down, right = np.divmod(np.arange(size), math.isqrt(size))
+    less = [own[None, :] < own[:, None] for own in (right, down)]
+    sides = np.stack([less[0], less[0].T, less[1], less[1].T], axis=1)  # [S, 4, S]
+    found = jnp.einsum("jdk,...km->...jdm", jnp.asarray(sides / size, grid.dtype), grid)
+    return found.reshape(*found.shape[:-2], -1)
 
 
 def _to_patches(xs):
