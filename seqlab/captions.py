@@ -24,7 +24,6 @@ from seqlab.models.functional import functional
 from seqlab.translator import Fed, Teller
 from seqlab.types import Model, Params
 
-ATTENTION_SIZE = 32  # width of additive scores: all 64 cells are held against every word
 ROWS = 64  # images that are read together
 
 
@@ -35,14 +34,16 @@ class CaptionPlan:
     Attributes:
       cell: name of the decoder's cell.
       image_size: pixels a side.
-      channels, embed_size, hidden_size, num_layers, context, query, input_feeding, bridge, tied,
-        drop_cells, drop_inputs, dropout, drop_features: of `seqlab.models.captioner.Captioner`.
+      channels, num_mixed, embed_size, hidden_size, num_layers, context, query, input_feeding,
+        bridge, tied, drop_cells, drop_inputs, dropout, drop_features: of
+        `seqlab.models.captioner.Captioner`.
       attention: kind of attention, where the context is "attention".
     """
 
     cell: str
     image_size: int
     channels: tuple[int, int, int]
+    num_mixed: int
     embed_size: int
     hidden_size: int
     num_layers: int

@@ -23,9 +23,11 @@ B, SIDE, U, D, H, V, L = 3, 16, 4, 3, 4, 7, 5
 S = (SIDE // captioner.STRIDE) ** 2
 SIZES = {"target_size": V, "embed_size": D, "image_size": SIDE, "channels": (3, 4, 5)}
 CASES = {
-    "attention": (RNN(H), {"context": "attention", "attention": Attention("general")}),
+    "attention": (
+        RNN(H), {"context": "attention", "attention": Attention("general"), "num_mixed": 2}
+    ),
     "state": (RNN(H), {"context": "state"}),
-}
+}  # fmt: skip
 every_case = pytest.mark.parametrize("name", CASES)
 
 
@@ -80,11 +82,27 @@ def convolved(xs, layer, before, after):
     return np.maximum(ys, 0.0)
 
 
+def beside(ys):
+    """Of 2x2 cells, what is left, right, above and below of each, over 4."""
+    left, right = ys[:, 0] + ys[:, 2], ys[:, 1] + ys[:, 3]
+    above, below = ys[:, 0] + ys[:, 1], ys[:, 2] + ys[:, 3]
+    none = np.zeros_like(left)
+    cells = [
+        (none, right, none, below), (left, none, none, below),
+        (none, right, above, none), (left, none, above, none),
+    ]  # fmt: skip
+    return np.stack([np.concatenate(own, axis=-1) for own in cells], axis=1) / 4
+
+
 def test_the_grid_is_that_of_the_equations():
     _, writer, params = net("attention")
     ys = convolved(images() / 255 - 0.5, params["stem"], 1, 2)
     ys = convolved(ys, params["middle"], 0, 1)
     ys = convolved(ys, params["top"], 0, 1).reshape(B, S, -1)
+    for i in range(2):
+        each, sides = (jax.tree.map(np.asarray, params[name][i]) for name in ("each", "sides"))
+        ys = ys @ each["kernel"] + each["bias"] + beside(ys) @ sides["kernel"] + sides["bias"]
+        ys = np.maximum(ys, 0.0)
     memory, _ = jax.jit(writer.start, static_argnums=2)(params, images(), None)
     close(memory.values, ys)
     close(memory.last, ys.mean(axis=1))
@@ -199,6 +217,7 @@ def test_dropout_of_cells_draws_by_key():
         ({"image_size": 0}, "image_size=0"),
         ({"channels": (3, 4)}, "expected three numbers"),
         ({"channels": (3, 0, 4)}, "expected three numbers"),
+        ({"num_mixed": -1}, "expected 0 or more"),
         ({"drop_cells": 1.0}, "drop_cells"),
         ({"context": "attention"}, "give both or neither"),
         ({"context": "all"}, "context"),

@@ -48,6 +48,7 @@ def test_a_run_says_what_it_is(trained):
     assert keys <= set(summary)
     assert summary["bleu_4"] == pytest.approx(summary["test_bleu"])
     assert summary["bleu_1"] >= summary["bleu_4"]
+    assert summary["other_image_perplexity"] != summary["test_perplexity"]
     assert summary["compiled_shapes"] == 1
     assert "tok:none" in summary["bleu_signature"]
     losses = [row["loss"] for row in rows(trained, split="valid")]
@@ -121,7 +122,49 @@ def test_the_same_caption_for_everything_is_seen_and_said():
     assert notes == ["warning: the same caption for everything? 75% of the test images are "
                      "described as 'a dog'"]  # fmt: skip
     assert not study.repetition([own[0] for own in answers], answers, log)["repeats_itself"]
+    # Nor does one that says often what the references say nearly as often.
+    often = [["a dog"]] * 3 + answers[3:]
+    outputs = ["a dog"] * 4 + [own[0] for own in answers[4:]]
+    assert not study.repetition(outputs, often, log)["repeats_itself"]
     assert len(notes) == 1
+
+
+def test_as_many_sentences_of_an_image_as_asked_are_drawn():
+    data = load_scenes({"train": 12, "valid": 1, "test": 5, "test_new": 1})
+    taken: list[str] = []
+
+    def targets(texts):
+        taken.extend(texts)
+        return [np.arange(2)] * len(texts)
+
+    config = study.Config(per_image=2, batch_size=4, num_buckets=1)
+    study.pictures(SimpleNamespace(targets=targets), data, "train", config)
+    for number, own in enumerate(data.sentences["train"]):
+        first, second = taken[2 * number : 2 * number + 2]
+        assert {first, second} <= set(own)
+        assert first != second
+
+
+def test_the_share_on_an_object_is_of_the_words_that_name_it():
+    data = load_scenes({"train": 1, "valid": 1, "test": 6, "test_new": 1})
+    outputs = [own[0] for own in data.sentences["test"]]
+    weights = np.zeros((6, 20, 64))
+    # All weight of a word lies on the cell in the middle of the object that it belongs to.
+    for row, text in enumerate(outputs):
+        things = {thing[:3]: thing for thing in data.things["test"][row]}
+        words = text.split()
+        for i, word in enumerate(words):
+            if word == "a":
+                thing = things[tuple(words[i + 1 : i + 4])]
+                weights[row, i + 1 : i + 4, thing.y // 8 * 8 + thing.x // 8] = 1.0
+    found = []
+    log = SimpleNamespace(write=lambda **fields: found.append(fields))
+    study.on_objects({"attention": weights}, data, outputs, log)
+    assert [row["kind"] for row in found] == ["size", "colour", "shape"]
+    for row in found:
+        assert row["count"] == sum(len(own) for own in data.things["test"])
+        assert row["attention"] == pytest.approx(1.0)
+        assert 0 < row["even"] < 0.5
 
 
 def test_the_nearest_image_is_found():
@@ -169,6 +212,7 @@ def test_a_set_of_ones_own_by_three_contexts(tmp_path):
         ({"attention": "sum"}, "attention"),
         ({"bridge": "copy"}, "bridge"),
         ({"channels": (3, 0, 3)}, "channels must be 1 or more"),
+        ({"num_mixed": -1}, "num_mixed must be 0 or more"),
         ({"hidden_size": 0}, "hidden_size must be 1 or more"),
         ({"drop_cells": 1.0}, "drop_cells must be a share below 1"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),

@@ -1,6 +1,7 @@
 """Images with captions: small made-up files, read strictly; Flickr8k, made up and as it is."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,15 @@ def test_a_set_of_ones_own_is_cut_by_image(own):
     assert sentences == [f"a dog , no {number} !", f"a cat , no {number} !"]
     assert np.abs(data.images["test"].astype(int) - (200, 30, 30)).max() <= 1
     assert load_captioned(*own).digest == data.digest
+    other = {**data.sentences, "test": [["a dog"]]}
+    assert replace(data, sentences=other).digest != data.digest
+
+
+def test_parts_do_not_depend_on_the_order_of_lines(own):
+    _, captions = own
+    names = load_captioned(*own).names
+    captions.write_text("\n".join(captions.read_text().splitlines()[::-1]) + "\n")
+    assert load_captioned(*own).names == names
 
 
 @pytest.mark.parametrize(
@@ -84,10 +94,11 @@ def test_few_images_and_what_is_no_image_are_refused(own, tmp_path):
 
 
 def test_numbers_behind_names_are_no_part_of_them(tmp_path):
-    (tmp_path / "c.txt").write_text("b.jpg.1#0\tOne .\na.jpg\ttwo\nb.jpg.1#1\tthree\n")
+    lines = ["b#1.jpg#0\tOne .", "a.jpg\ttwo", "b#1.jpg#1\tthree"]
+    (tmp_path / "c.txt").write_text("\n".join(lines) + "\n")
     found = read_captions(tmp_path / "c.txt")
     assert {name: (own.line, own.sentences) for name, own in found.items()} == {
-        "b.jpg.1": (1, ["one .", "three"]), "a.jpg": (2, ["two"]),
+        "b#1.jpg": (1, ["one .", "three"]), "a.jpg": (2, ["two"]),
     }  # fmt: skip
 
 
@@ -116,11 +127,27 @@ def test_flickr8k_takes_a_folder_of_photographs(small, tmp_path):
     assert data.sentences["test"] == [[f"a dog {k} ." for k in range(5)]]
     assert data.images["train"].shape == (2, 64, 64, 3)
     assert "train 2, valid 2, test 1, of 6000" in data.notes[0]
+    # A photograph that is listed and that no caption names is left out.
+    captions = tmp_path / "token.txt"
+    captions.write_text(captions.read_text().replace("train_1.jpg", "train_9.jpg"))
+    assert load_flickr(folder).names["train"] == ["train_0.jpg"]
     (folder / "test_0.jpg").unlink()
     with pytest.raises(InputError, match=r"has none of the 2 images of Flickr_8k\.testImages"):
         load_flickr(folder)
     with pytest.raises(InputError, match="is not a folder of images"):
         load_flickr(tmp_path / "nowhere")
+
+
+def test_images_of_the_mirror_are_those_of_their_names(small, tmp_path, monkeypatch):
+    every = [name for own in small.values() for name in own][::-1]
+    shades = np.arange(len(every), dtype=np.uint8)
+    images = np.broadcast_to(shades[:, None, None, None], (len(every), 64, 64, 3))
+    np.savez(tmp_path / "small.npz", names=np.array(every), images=images)
+    monkeypatch.setattr(flickr.sources, "in_mirror", lambda *_: tmp_path / "small.npz")
+    data = load_flickr()
+    assert data.names == small
+    for part, names in data.names.items():
+        assert [every[image[0, 0, 0]] for image in data.images[part]] == names
 
 
 def test_without_photographs_one_message_says_how_to_get_them(small):

@@ -12,6 +12,7 @@ from seqlab.data.scenes import (
     Thing,
     agreement,
     describe,
+    draw_scenes,
     load_scenes,
     pixels_of,
     read_sentence,
@@ -88,6 +89,13 @@ def test_no_scene_is_in_two_parts_and_new_combinations_are_in_one(scenes):
             is_new = any((thing.colour, thing.shape) in HELD_OUT for thing in things)
             assert is_new == (part == "test_new")
         assert {len(things) for things in own} == {1, 2, 3}
+
+
+def test_what_is_known_is_not_drawn_again():
+    known = set()
+    first, again = (draw_scenes(20, np.random.default_rng(0), known=known) for _ in range(2))
+    assert known == {frozenset(scene) for scene in first + again}
+    assert len(known) == 40
 
 
 def test_test_parts_do_not_depend_on_how_many_are_trained_on(scenes):

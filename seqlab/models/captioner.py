@@ -1,16 +1,18 @@
 """From an image to a sentence: convolutions read a grid of features, a decoder writes."""
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from seqlab.errors import InputError
 from seqlab.models.attention import Attention
 from seqlab.models.decoding import Decoding, Seq2SeqOutput, Writer
 from seqlab.models.functional import functional
-from seqlab.models.layers import check_rate, dropped
+from seqlab.models.layers import check_rate, dropped, linear
 from seqlab.types import Array, Cell
 
 CHANNELS = 3  # red, green, blue
@@ -33,6 +35,11 @@ class Captioner(Decoding):
     would not know where anything is. Beyond the borders all channels are zero; as a stride of 2
     asks for, there is one step more of it behind than before.
 
+    So far a cell knows of 17x17 pixels. Above lie `num_mixed` layers that tell it what is on each
+    side of it, d being left, right, above and below (half planes, without its own line):
+
+        x_j <- ReLU(W x_j + sum_d W_d m_dj + b),    m_dj = 1 / S sum over k on side d of j of x_k
+
     Both the grid and the pixels can be tapped: `Output.carries` holds "encoder" [..., S, M], the
     cells, and "image" [..., S, 192], the pixels of each cell's own 8x8, so that
     `seqlab.gradflow.pairs.pair_gradients` tells how the loss of each word depends on each place.
@@ -43,6 +50,7 @@ class Captioner(Decoding):
       embed_size: D, width of the embeddings.
       image_size: pixels a side, a multiple of 8.
       channels: M_1, M_2 and M.
+      num_mixed: layers above the convolutions.
       num_layers, context, attention, query, input_feeding, tied, drop_inputs, dropout,
         drop_features: of `seqlab.models.seq2seq.Seq2Seq`; the encoder's last output is the mean.
       bridge: "linear" or "none", likewise.
@@ -63,6 +71,7 @@ class Captioner(Decoding):
         embed_size: int,
         image_size: int = 64,
         channels: tuple[int, int, int] = (32, 64, 128),
+        num_mixed: int = 0,
         num_layers: int = 1,
         context: str = "attention",
         attention: Attention | None = None,
@@ -88,12 +97,16 @@ class Captioner(Decoding):
             raise InputError(f"image_size={image_size}: expected a multiple of {STRIDE}")
         if len(channels) != 3 or min(channels) < 1:
             raise InputError(f"channels={channels}: expected three numbers of 1 or more")
+        if num_mixed < 0:
+            raise InputError(f"num_mixed={num_mixed}: expected 0 or more")
         check_rate("drop_cells", drop_cells)
         self.image_size, self.drop_cells = image_size, drop_cells
         first, second, last = channels
         self.stem = _conv(CHANNELS + 2, first, 5, rngs)
         self.middle = _conv(first + 2, second, 3, rngs)
         self.top = _conv(second + 2, last, 3, rngs)
+        self.each = nnx.List([linear(last, last, rngs) for _ in range(num_mixed)])
+        self.sides = nnx.List([linear(4 * last, last, rngs) for _ in range(num_mixed)])
         self._make_embedding(target_size, embed_size, tied, rngs)
         self._make_decoder(
             decoder, last, target_size=target_size, embed_size=embed_size, num_layers=num_layers,
@@ -164,7 +177,9 @@ class Captioner(Decoding):
             ys = xs
             for layer in (self.stem, self.middle, self.top):
                 ys = jax.nn.relu(layer(_with_places(ys)))
-        grid = ys.reshape(*ys.shape[:-3], -1, ys.shape[-1])
+            grid = ys.reshape(*ys.shape[:-3], -1, ys.shape[-1])
+            for each, sides in zip(self.each, self.sides, strict=True):
+                grid = jax.nn.relu(each(grid) + sides(_on_sides(grid)))
         if cell_taps is not None:
             grid = grid + cell_taps
         grid = dropped(grid, self.drop_cells, key)
@@ -195,6 +210,16 @@ def _with_places(xs):
     place = jnp.linspace(-0.5, 0.5, xs.shape[-2], dtype=xs.dtype)
     right = jnp.broadcast_to(place, xs.shape[:-1])
     return jnp.concatenate([xs, jnp.stack([right, right.mT], axis=-1)], axis=-1)
+
+
+def _on_sides(grid):
+    """[..., G G, M] -> [..., G G, 4 M]: sums over what is left, right, above, below, over G G."""
+    size = grid.shape[-2]
+    down, right = np.divmod(np.arange(size), math.isqrt(size))
+    less = [own[None, :] < own[:, None] for own in (right, down)]
+    sides = np.stack([less[0], less[0].T, less[1], less[1].T], axis=1)  # [S, 4, S]
+    found = jnp.einsum("jdk,...km->...jdm", jnp.asarray(sides / size, grid.dtype), grid)
+    return found.reshape(*found.shape[:-2], -1)
 
 
 def _to_patches(xs):
