@@ -1,6 +1,5 @@
 """What mkdocs is given besides the pages in this folder: front page, course, gallery, reference."""
 
-import json
 import re
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 import seqlab
+from experiments.reproduce import read_manifests
 
 ROOT = Path(__file__).parents[1]
 TITLES = {
@@ -89,9 +89,8 @@ def shown(output: dict) -> str:
 def gallery() -> str:
     """Every figure of README and docs with the command that makes it."""
     parts = ["# Gallery", "Every figure has a manifest; `python -m experiments.reproduce --check`."]
-    for path in sorted((ROOT / "docs" / "figures").glob("*.json")):
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        parts.append(f"## {path.stem}\n\n```bash\n{manifest['command']}\n```")
+    for name, manifest in read_manifests(ROOT / "docs").items():
+        parts.append(f"## {name}\n\n```bash\n{manifest['command']}\n```")
         for figure in manifest["figures"]:
             place = figure["file"].removeprefix("docs/")
             parts.append(f"![{Path(place).stem}]({place})")

@@ -5,8 +5,8 @@
 
 A template is Markdown with numbers as expressions of Jinja: {{ babi["mean_accuracy"] | pct }} is a
 figure of docs/figures/babi.json, by the name that it has in `expected` there; `bench` holds what is
-kept in docs/benchmarks/. So no figure of a run is typed by hand, and a run that is recorded again
-moves every sentence that quotes it. Figures of other people are text, with their source beside.
+kept in docs/benchmarks/. A run that is recorded again moves every sentence that quotes it. Text are
+the figures of other people, with their source beside, and those of runs that have no manifest yet.
 """
 
 import difflib
@@ -17,31 +17,31 @@ from pathlib import Path
 
 import jinja2
 
+from experiments.reproduce import read_manifests
+
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 WRITTEN = {"README.md": ROOT, "README.ko.md": ROOT, "studies.md": DOCS}
 NOTE = "<!-- Written by docs/write.py from docs/templates/{name}: edit that. -->\n\n"
 
 
-def recorded(docs: Path = DOCS) -> dict[str, dict]:
-    """Name of a manifest -> its figures by dotted name, its command and its seconds."""
-    runs = {}
-    for path in sorted((docs / "figures").glob("*.json")):
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        runs[path.stem] = {
+def recorded() -> dict[str, dict]:
+    """Name of a manifest -> its figures by dotted name, what its checks found, and its seconds."""
+    return {
+        name: {
             **manifest.get("expected", {}),
-            **{f"check {name}": each["found"] for name, each in manifest.get("checks", {}).items()},
-            "command": manifest["command"],
+            **{f"check {own}": each["found"] for own, each in manifest.get("checks", {}).items()},
             "wall_s": manifest["made_with"]["wall_s"],
         }
-    return runs
+        for name, manifest in read_manifests(DOCS).items()
+    }
 
 
-def benchmarks(docs: Path = DOCS) -> dict[str, dict]:
+def benchmarks() -> dict[str, dict]:
     """Name of a benchmark -> its summary: rows, and what else it has."""
     return {
         path.stem: json.loads(path.read_text(encoding="utf-8"))["summary"]
-        for path in sorted((docs / "benchmarks").glob("*.json"))
+        for path in sorted((DOCS / "benchmarks").glob("*.json"))
     }
 
 
