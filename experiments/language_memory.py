@@ -195,7 +195,7 @@ def look_at_contexts(config, log, model, params, stream, scores):
         step=0, look="context", kind="full", nats=everywhere, sampled_nats=np.mean(full),
         positions=number, longest=config.longest, window_difference=np.mean(window - full),
     )  # fmt: skip
-    rows, within = [], None
+    rows, within, last = [], None, {}
     for k in log.progress(sorted(config.contexts), description="contexts"):
         cut = cut_nats(scorer, params, stream, positions, k)
         mixed = shuffled_nats(scorer, params, stream, positions, k, config.longest, config.seed)
@@ -208,6 +208,7 @@ def look_at_contexts(config, log, model, params, stream, scores):
             )  # fmt: skip
             row[f"{kind}: perplexity"] = math.exp(everywhere + np.mean(by))
             row[f"{kind}: nats more"] = f"{np.mean(by):.4f} ± {standard_error(by):.4f}"
+        last[str(k)] = row["cut: perplexity"]
         rows.append(row)
         if within is None and np.mean(cut - full) < 0.01:
             within = k
@@ -221,7 +222,7 @@ def look_at_contexts(config, log, model, params, stream, scores):
                 step=line["step"] - 1, look="context", kind="n-gram",
                 perplexity=line["test_perplexity"],
             )  # fmt: skip
-    return {"context_tokens_within_0.01_nats": within}
+    return {"context_tokens_within_0.01_nats": within, "test_perplexity_of_the_last": last}
 
 
 def standard_error(values):

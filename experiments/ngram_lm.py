@@ -174,6 +174,7 @@ def run(config: Config, log: RunLog) -> None:
             f"test_perplexity_{name.replace(' ', '_')}": mixed["test"].perplexity
             for name, mixed in mixtures.items()
         },
+        test_perplexity_by_order=[found["test"].perplexity for found in by_order.values()],
         tokens_per_s=counts.num_tokens / train_s,
         scored_tokens_per_s=sum(map(len, own.values())) / score_s,
         parameters=model.num_parameters,

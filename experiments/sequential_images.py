@@ -226,7 +226,7 @@ def run(config: Config, log: RunLog) -> None:
     )  # fmt: skip
     devices = Devices.sharing(config.batch_size, config.num_devices)
     answer = answerer(config, num_steps, devices)
-    probes = make_probes(config, num_steps)
+    probes, falls = make_probes(config, num_steps), {}
 
     def look(step, params):
         """How many images every net names; of those to train on, as many as there are to test."""
@@ -239,17 +239,19 @@ def run(config: Config, log: RunLog) -> None:
                           total=len(images.labels), loss=np.mean(nats, axis=0))  # fmt: skip
         return found
 
-    def probe(step, params):
+    def probe(step, params, when):
         test = Labelled(*(array[: config.num_sequences] for array in parts["test"]))
         for name, program in probes.items():
             norms, _ = program(params[name], test.xs, test.labels)
             for leaf, values in norms.items():
-                write_band(log, values, step=step, cell=name, probe="carry", leaf=leaf)
+                middle = write_band(log, values, step=step, cell=name, probe="carry", leaf=leaf)
+                fall = float(middle[0] - middle[-2]) / np.log(10.0)  # no loss reads the last c
+                falls.setdefault(name, {})[f"gradient_log10_fall_{leaf}_{when}"] = fall
 
     first = jax.device_get(state.params)
     compile_together(probes, first, parts["test"], config)
     look(0, first)
-    probe(0, first)
+    probe(0, first, "at_init")
     with (
         Feed(batches) as feed,
         Session(
@@ -272,7 +274,7 @@ def run(config: Config, log: RunLog) -> None:
                 for (name, part), right in look(step, state.params).items():
                     seen.setdefault(name, {}).setdefault(part, []).append(right)
         params = jax.device_get(session.state.params)
-    probe(num_updates, params)
+    probe(num_updates, params, "trained")
     # Once more, for the answers: a run that was killed after its last epoch has only their count.
     answers = answer(params, parts["test"])
     for name, program in probes.items():
@@ -286,6 +288,7 @@ def run(config: Config, log: RunLog) -> None:
         name: {
             "num_parameters": num_parameters[name],
             **figures_of(session.memory["right"][name], totals),
+            **falls[name],
         }
         for name in config.cells
     }
@@ -450,12 +453,13 @@ def compile_together(probes, params, test, config):
 
 
 def write_band(log, values, **fields):
-    """Median and 10-90 % band of [nets, images, T] over nets and images."""
+    """Writes median and 10-90 % band of [nets, images, T] over nets and images; the median."""
     # Without interpolation: a gradient that is zero in its precision has a norm of -inf.
     low, median, high = np.quantile(
         np.asarray(values), (0.1, 0.5, 0.9), axis=(0, 1), method="inverted_cdf"
     )
     log.write(**fields, log_norm_median=median, log_norm_p10=low, log_norm_p90=high)
+    return median
 
 
 def confusion(answers, labels):

@@ -370,11 +370,12 @@ def judge(config, test, prediction, others, log) -> dict[str, Any]:
                 percent = tuple(f"{100 * edge:.1f}" for edge in over)
                 skills[name] = "{} ({} to {})".format(*percent)
         if hours == JUDGED_HOURS:
-            for key, baseline in (
-                ("skill_24h", "persistence"),
-                ("skill_over_cliper_24h", "cliper"),
+            for key, forecast, baseline in (
+                ("skill_24h", "model", "persistence"),
+                ("skill_over_cliper_24h", "model", "cliper"),
+                ("cliper_skill_24h", "cliper", "persistence"),
             ):
-                over = skill(found["model"], found[baseline], groups)
+                over = skill(found[forecast], found[baseline], groups)
                 figures |= {key: float(over.middle), f"{key}_low": float(over.low),
                             f"{key}_high": float(over.high)}  # fmt: skip
     figures |= judge_spread(test, prediction, leads, log)

@@ -41,6 +41,7 @@ from seqlab.runlog import RunLog, read_run
 from seqlab.train import fresh_state, make_train_step, steps
 
 LAG = 50  # of the ratio in summary.json
+DIRECT_LAG = 100  # of what it says about the direct path
 NUM_TEST = 512  # held-out sequences of the final loss
 
 
@@ -167,7 +168,7 @@ def study(name: str, config: Config, problem: Problem, log: RunLog) -> dict[str,
 
     watch = jax.jit(jax.vmap(lambda params, batch: carry_norms(model, params, batch, problem)))
     parts = jax.jit(jax.vmap(lambda params, batch: dissect(model, cell, params, batch, problem)))
-    curves = []
+    curves, direct = [], []
 
     def probe(step, params):
         norms = watch(params, probed)
@@ -177,7 +178,7 @@ def study(name: str, config: Config, problem: Problem, log: RunLog) -> dict[str,
         if step in (0, config.num_updates):
             lags = spectrum_lags(problem.num_steps)
             found = parts(params, probed)
-            write_parts(log, found, lags, step=step, cell=name)
+            direct.append(write_parts(log, found, lags, step=step, cell=name))
             if "bound" in found and not problem.every_step:  # both start from a loss at the end
                 lines = theory_lines(cell, params, probed, found["bound"], norms["h"], step)
                 for label, line in lines.items():
@@ -211,7 +212,9 @@ def study(name: str, config: Config, problem: Problem, log: RunLog) -> dict[str,
         f"log10_norm_ratio_at_lag_{LAG}": (
             float(first[-1 - LAG] - first[-1]) / np.log(10.0) if is_long else None
         ),
+        f"log10_direct_over_total_at_lag_{DIRECT_LAG}_at_init": direct[0],
         "slope_nats_per_step_trained": trained,
+        f"log10_direct_over_total_at_lag_{DIRECT_LAG}_trained": direct[-1],
         "initial_loss_nats": float(jnp.mean(initial_loss)),
         "final_loss_nats": float(jnp.mean(final_loss)),
         "updates_skipped": int(jnp.sum(state.skipped)),
@@ -317,14 +320,18 @@ def write_band(log, values, **fields):
 
 
 def write_parts(log, found, lags, *, step, cell):
-    """What `dissect` found."""
+    """What `dissect` found; log10 of what the direct path carries of the gradient, or None."""
+    reached = {}
     shares = np.median(np.asarray(found["shares"]), axis=0)
     log.write(step=step, cell=cell, probe="share", log_share_median=shares)
     for path, leaves in found.get("paths", {}).items():
         leaf = "c" if "c" in leaves else next(iter(leaves))  # the direct path of an LSTM is in c
         write_band(log, leaves[leaf], step=step, cell=cell, probe="path", path=path, leaf=leaf)
+        if leaves[leaf].shape[-1] > DIRECT_LAG:
+            reached[path] = float(np.median(leaves[leaf][..., -1 - DIRECT_LAG]))
     spectrum = np.median(np.asarray(spectra(found["jacobians"], lags)), axis=0)
     log.write(step=step, cell=cell, probe="spectrum", lags=lags, log_singular_values=spectrum)
+    return (reached["direct"] - reached["total"]) / np.log(10.0) if reached else None
 
 
 def theory_lines(cell, params, batch, bound, norms, step):
