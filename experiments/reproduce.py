@@ -26,8 +26,9 @@ keeps what is finished there.
 
 `--record NAME RUN_DIR` writes the manifest of a finished run and copies its pictures into docs/;
 without RUN_DIR it makes the run of the old manifest again. Tolerances that someone wrote into a
-manifest stay. Benchmarks have a manifest too, of kind "timing": listed, never checked, since a
-clock never reads the same twice.
+manifest stay. A run that reads another (`--beside`, `--vectors`) names it as runs/NAME, of whose
+manifest it is made first where it is not in DIR. Benchmarks have a manifest too, of kind "timing":
+listed, never checked, since a clock never reads the same twice.
 """
 
 import dataclasses
@@ -158,7 +159,7 @@ def run(config: Config, console: Console) -> int:
         return record(config, manifests, out, console)
     if config.figure is not None:
         name = named(config.figure, manifests)
-        found = remake({name: manifests[name]}, out, console)
+        found = remake([name], manifests, out, console)
         for each in manifests[name]["figures"]:
             drawn = out / name / FIGURES / each["drawn"]
             wanted = config.figure in (name, Path(each["file"]).stem)
@@ -167,7 +168,7 @@ def run(config: Config, console: Console) -> int:
     else:
         assert config.check is not None
         names = [named(name, manifests) for name in config.check] or list(manifests)
-        found = remake({name: manifests[name] for name in dict.fromkeys(names)}, out, console)
+        found = remake(list(dict.fromkeys(names)), manifests, out, console)
     show(found, console)
     return 0 if all(each.verdict in GOOD for each in found.values()) else 1
 
@@ -209,11 +210,11 @@ def record(config: Config, manifests: Mapping[str, Any], out: Path, console: Con
     elif old is None:
         raise InputError(f"{name} has no manifest yet: make its run, then --record {name} RUN_DIR")
     else:
-        found = make(old, out / name, console)
+        found = make(name, manifests, out, console)
         if found is None:
             raise InputError(f"the run in {out / name} did not end well")
         finished = found
-    new = manifest_of(finished, name, old, config)
+    new = manifest_of(finished, name, manifests, config)
     for each in new["figures"]:
         for other, manifest in manifests.items():
             if other != name and each["file"] in (own["file"] for own in manifest["figures"]):
@@ -235,10 +236,10 @@ def record(config: Config, manifests: Mapping[str, Any], out: Path, console: Con
 
 
 def manifest_of(
-    finished: Run, name: str, old: dict[str, Any] | None, config: Config
+    finished: Run, name: str, manifests: Mapping[str, Any], config: Config
 ) -> dict[str, Any]:
     """All that is to be known of a run to make it again and to tell whether it moved."""
-    source = finished.record
+    source, old = finished.record, manifests.get(name)
     module = source.get("module")
     if module is None:
         raise InputError(f"{finished.path} is a run of a script, not of a module: python -m ...")
@@ -250,13 +251,17 @@ def manifest_of(
         file = f"{folder}/{stem}.png" if stem else kept[drawn]
         digest = sha256(finished.path / FIGURES / drawn)
         figures.append({"file": file, "drawn": drawn, "sha256": digest})
+    values, needs = dict(finished.config), needs_of(finished, manifests)
+    for key, (need, rest) in needs.items():
+        values[key] = str(Path("runs", need, rest))
     manifest = {
         "kind": "timing" if is_timing else "figures",
         "experiment": source["experiment"],
         "module": module,
-        "command": command_of(module, finished.config),
-        "seed": finished.config.get("seed"),
-        "config": finished.config,
+        "command": command_of(module, values),
+        "seed": values.get("seed"),
+        "config": values,
+        "needs": {key: need for key, (need, _) in needs.items()},
         "figures": figures,
         "made_with": {
             **{key: source.get(key) for key in ("started_utc", "git_commit", "git_modified")},
@@ -276,6 +281,27 @@ def manifest_of(
         },
         "lines": digests(finished.path),
     }
+
+
+def needs_of(finished: Run, manifests: Mapping[str, Any]) -> dict[str, tuple[str, Path]]:
+    """Fields of a run's config that name another run, or a file of one: its manifest, and the file.
+
+    Raises:
+      InputError: a run that no manifest has.
+    """
+    found = {}
+    for key, value in finished.config.items():
+        place = Path(value) if isinstance(value, str) and value else None
+        folders = [place, *place.parents] if place else []
+        folder = next((each for each in folders if (each / SUMMARY).exists()), None)
+        if place is None or folder is None:
+            continue
+        lines = digests(folder)
+        names = [name for name, each in manifests.items() if each.get("lines") == lines]
+        if not names:
+            raise InputError(f"{key} names {folder}, a run without a manifest: --record it first")
+        found[key] = (names[0], place.relative_to(folder))
+    return found
 
 
 def chosen_figures(
@@ -429,16 +455,17 @@ def kind_of(row: Mapping[str, Any], *, with_texts: bool) -> str:
 
 
 def remake(
-    manifests: Mapping[str, dict[str, Any]], out: Path, console: Console
+    names: Sequence[str], manifests: Mapping[str, dict[str, Any]], out: Path, console: Console
 ) -> dict[str, Comparison]:
     """Makes each run again, and compares."""
     found = {}
-    for number, (name, manifest) in enumerate(manifests.items(), start=1):
-        console.print(f"{number}/{len(manifests)} {name}: {manifest['command']}", soft_wrap=True)
+    for number, name in enumerate(names, start=1):
+        manifest = manifests[name]
+        console.print(f"{number}/{len(names)} {name}: {manifest['command']}", soft_wrap=True)
         if manifest["kind"] == "timing":
             found[name] = Comparison("timing", notes=["timings are not checked"])
             continue
-        finished = make(manifest, out / name, console)
+        finished = make(name, manifests, out, console)
         if finished is None:
             found[name] = Comparison("FAILED", notes=[f"see {log_of(out / name)}"])
         else:
@@ -446,22 +473,31 @@ def remake(
     return found
 
 
-def make(manifest: Mapping[str, Any], folder: Path, console: Console) -> Run | None:
-    """The run of a manifest in `folder`, kept if it is finished there; None where it fails.
+def make(
+    name: str, manifests: Mapping[str, dict[str, Any]], out: Path, console: Console
+) -> Run | None:
+    """The run of a manifest in out/NAME, kept if it is finished there; None where it fails.
 
     It is a process of its own, as a reader would start it: how many devices XLA has is settled
-    when a process begins.
+    when a process begins. The runs that it reads are made first.
     """
+    manifest, folder = manifests[name], out / name
+    config = dict(manifest["config"])
+    for key, need in manifest.get("needs", {}).items():
+        console.print(f"{name} reads {need}: {manifests[need]['command']}", soft_wrap=True)
+        if make(need, manifests, out, console) is None:
+            return None
+        config[key] = str((out / Path(config[key]).relative_to("runs")).resolve())
     if (folder / SUMMARY).exists():
         finished = read_run(folder)
-        if any(finished.config.get(key) != value for key, value in manifest["config"].items()):
+        if any(finished.config.get(key) != value for key, value in config.items()):
             raise InputError(f"{folder} holds a run of another config; name another --out")
         console.print(f"kept: {folder}, started {finished.record['started_utc']}", soft_wrap=True)
         return finished
     folder.parent.mkdir(parents=True, exist_ok=True)
     console.print(f"took {manifest['made_with']['wall_s']:.0f} s when it was recorded")
     with tempfile.TemporaryDirectory() as asked, log_of(folder).open("a") as log:
-        wanted = {key: manifest[key] for key in ("experiment", "config")}
+        wanted = {"experiment": manifest["experiment"], "config": config}
         (Path(asked) / CONFIG).write_text(to_json(wanted))
         command = [sys.executable, "-m", manifest["module"]]
         command += ["--from-run", asked, "--out", str(folder.resolve())]

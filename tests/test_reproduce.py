@@ -30,6 +30,7 @@ STUDY = '''
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -46,6 +47,8 @@ class Config:
     """names"""
     is_shifted: bool = False
     """a switch"""
+    beside: Path | None = None
+    """metrics of another run"""
     seed: int = 0
 
     @classmethod
@@ -58,6 +61,8 @@ def run(config, log):
     if shift < 0:
         raise RuntimeError("asked to fail")
     log.write(step=0, dataset="text", digest=os.environ.get("TINY_DATA", "abc"))
+    if config.beside:
+        log.write(step=0, other=len(config.beside.read_text().splitlines()))
     draws = np.random.default_rng(config.seed).normal(size=5) + shift
     for name in config.cells:
         log.write(step=1, cell=name, draws=draws)
@@ -264,6 +269,30 @@ def test_a_figure_is_made_again_and_a_manifest_renewed(tiny, monkeypatch, capsys
         capsys.readouterr()
         assert call(*words) == 2
         assert complaint in capsys.readouterr().err
+
+
+def test_a_run_that_reads_another_has_it_made_first(tiny, capsys):
+    folder, call = tiny
+    command = [sys.executable, "-m", "tinystudy", "--beside", str(folder / "run" / "metrics.jsonl")]
+    subprocess.run([*command, "--out", str(folder / "second")], check=True, capture_output=True)
+    assert call("--record", "second", str(folder / "second"), "--figures") == 0
+    manifest = json.loads((folder / "docs" / "figures" / "second.json").read_text())
+    assert manifest["command"] == "python -m tinystudy --beside runs/tiny/metrics.jsonl"
+    assert manifest["needs"] == {"beside": "tiny"}
+    for kept in (0, 2):
+        capsys.readouterr()
+        assert call("--check", "second", "--out", str(folder / "again")) == 0
+        said = capsys.readouterr().out
+        assert "second reads tiny: python -m tinystudy --cells rnn gru --is-shifted" in said
+        assert "second: identical" in said
+        assert said.count("kept:") == kept
+    assert read_run(folder / "again" / "second").config["beside"] == str(
+        folder / "again" / "tiny" / "metrics.jsonl"
+    )
+    for manifest in (folder / "docs" / "figures").glob("*.json"):
+        manifest.unlink()
+    assert call("--record", "second", str(folder / "second"), "--figures") == 2
+    assert "beside names" in capsys.readouterr().err
 
 
 @dataclass(frozen=True)
