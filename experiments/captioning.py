@@ -126,7 +126,7 @@ class Config:
     captions: Path | None = None
     """file of captions of your own, a line each: name of the image, tab, caption"""
     num_train: int | None = None
-    """scenes to train on; None: 20000"""
+    """images to train on: the first so many, None: all; scenes: so many are made, None: 20000"""
     per_image: int | None = None
     """sentences of each image that are learned, drawn once; None: 2 of scenes, 5"""
     compare: bool = False
@@ -202,8 +202,6 @@ class Config:
             )
         if self.images is not None and self.is_made_up:
             raise InputError("images go with --captions, or with --dataset flickr8k")
-        if self.num_train is not None and not self.is_made_up:
-            raise InputError("num_train is of scenes alone: it says nothing of other images")
         for field, known in (
             ("context", CONTEXTS), ("attention", ATTENTION), ("query", QUERIES),
             ("bridge", ("linear", "none")),
@@ -262,11 +260,13 @@ class Config:
 
 def load(config: Config) -> Captioned:
     """The images with their sentences."""
+    if config.is_made_up:
+        return load_scenes(sizes_of(config), config.seed)
     if config.captions is not None:
-        return load_captioned(cast(Path, config.images), config.captions)
-    if config.dataset == "flickr8k":
-        return load_flickr(config.images)
-    return load_scenes(sizes_of(config), config.seed)
+        data = load_captioned(cast(Path, config.images), config.captions)
+    else:
+        data = load_flickr(config.images)
+    return data if config.num_train is None else data.with_few(config.num_train)
 
 
 def sizes_of(config: Config) -> dict[str, int]:

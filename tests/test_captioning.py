@@ -207,7 +207,6 @@ def test_a_set_of_ones_own_by_three_contexts(tmp_path):
         ({"captions": study.Path("c"), "images": study.Path("i"), "dataset": "flickr8k"},
          "captions go with --images"),
         ({"images": study.Path("i")}, "images go with --captions, or with --dataset flickr8k"),
-        ({"dataset": "flickr8k", "num_train": 5}, "num_train is of scenes alone"),
         ({"context": "all"}, "context"),
         ({"attention": "sum"}, "attention"),
         ({"bridge": "copy"}, "bridge"),

@@ -52,6 +52,16 @@ def test_a_set_of_ones_own_is_cut_by_image(own):
     assert replace(data, sentences=other).digest != data.digest
 
 
+def test_a_few_to_train_on_leave_the_other_parts_as_they_are(own):
+    data = load_captioned(*own)
+    few = data.with_few(3)
+    assert few.names == {**data.names, "train": data.names["train"][:3]}
+    assert few.sentences["train"] == data.sentences["train"][:3]
+    np.testing.assert_array_equal(few.images["train"], data.images["train"][:3])
+    np.testing.assert_array_equal(few.images["test"], data.images["test"])
+    assert few.digest != data.digest
+
+
 def test_parts_do_not_depend_on_the_order_of_lines(own):
     _, captions = own
     names = load_captioned(*own).names

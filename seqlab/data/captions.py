@@ -13,7 +13,7 @@ between); images are made 64x64, bicubic, whatever their sides were.
 import hashlib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,6 +56,16 @@ class Captioned:
             for sentences in self.sentences[part]:
                 found.update(("\t".join(sentences) + "\n").encode())
         return found.hexdigest()
+
+    def with_few(self, num_train: int) -> "Captioned":
+        """The same, but only the first so many of the images to train on."""
+
+        def few(parts):
+            return {**parts, "train": parts["train"][:num_train]}
+
+        return replace(
+            self, images=few(self.images), sentences=few(self.sentences), names=few(self.names)
+        )
 
 
 class Captions(NamedTuple):
