@@ -9,10 +9,10 @@
     echo 12 | python -m experiments.captioning --from-run RUN --predict -
 
 Three convolutions, trained here with the rest, make a grid of 8x8 cells of an image of 64x64
-pixels; with `--num-mixed` layers above them a cell is told what lies beside it
-(`seqlab.models.captioner`). `--context attention` (the default) looks at the grid at every step;
-`state` knows the mean of its cells by the first state alone, `every` is given it at each step.
-`--compare` trains all three.
+pixels; `--num-mixed` layers above them tell a cell what lies beside it (`seqlab.models.captioner`):
+one for scenes, where without it 63 % of the relations are right instead of 80. `--context
+attention` (the default) looks at the grid at every step; `state` knows the mean of its cells by the
+first state alone, `every` is given it at each step. `--compare` trains all three.
 
 * scenes (`seqlab.data.scenes`): one to three coloured shapes and where they lie, in words. Every
   sentence of the grammar that is true and complete is a reference, so that an exact match is a
@@ -100,14 +100,14 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "batch_size": 32, "num_epochs": 6, "patience": 6, "learning_rate": 2e-3,
         "drop_cells": 0.0, "drop_inputs": 0.0, "drop_features": 0.0, "smoothing": 0.0,
         "per_image": 2, "min_count": 1, "num_buckets": 3, "beam_size": 1,
-        "length_penalty": 0.0, "tied": False,
+        "length_penalty": 0.0, "tied": False, "num_mixed": 1,
     },
     "flickr8k": {
         "attention": "additive", "embed_size": 128, "hidden_size": 128, "channels": (16, 48, 128),
         "batch_size": 64, "num_epochs": 20, "patience": 4, "learning_rate": 2e-3,
         "drop_cells": 0.3, "drop_inputs": 0.3, "drop_features": 0.5, "smoothing": 0.1,
         "per_image": 5, "min_count": 3, "num_buckets": 3, "beam_size": 5,
-        "length_penalty": 1.0, "tied": True,
+        "length_penalty": 1.0, "tied": True, "num_mixed": 0,
     },
 }  # fmt: skip
 
@@ -145,8 +145,8 @@ class Config:
     """the decoder's first state from the mean of the grid: linear or none"""
     channels: tuple[int, int, int] | None = None
     """features after each convolution, M last; None: 16 48 128"""
-    num_mixed: int = 0
-    """layers above them that tell each cell what is on its sides"""
+    num_mixed: int | None = None
+    """layers above them that tell each cell what is on its sides; None: 1 for scenes, 0"""
     num_layers: int = 1
     """of the decoder"""
     hidden_size: int | None = None
@@ -217,7 +217,8 @@ class Config:
         for width in self.channels or ():
             check_at_least(width, 1, "channels")
         for field in ("num_mixed", "seed"):
-            check_at_least(getattr(self, field), 0, field)
+            if getattr(self, field) is not None:
+                check_at_least(getattr(self, field), 0, field)
         for field in ("learning_rate", "clip_norm"):
             if getattr(self, field) is not None:
                 check_positive(getattr(self, field), field)
