@@ -4,9 +4,10 @@
     python docs/write.py --check    # names what is not as written; exit code 1
 
 A template is Markdown with numbers as expressions of Jinja: {{ babi["mean_accuracy"] | pct }} is a
-figure of docs/figures/babi.json, by the name that it has in `expected` there; `bench` holds what is
-kept in docs/benchmarks/. A run that is recorded again moves every sentence that quotes it. Text are
-the figures of other people, with their source beside, and those of runs that have no manifest yet.
+figure of docs/figures/babi.json, by the name that it has in `expected` there; `runs` holds them all
+by name, `bench` what is kept in docs/benchmarks/. A run that is recorded again moves every sentence
+that quotes it. Text are the figures of other people, with their source beside, and those of runs
+that have no manifest yet.
 """
 
 import difflib
@@ -107,7 +108,8 @@ def written(name: str) -> str:
         "count": count, "fixed": fixed, "largest": largest, "like": like, "minutes": minutes,
         "pct": pct, "row": row,
     }  # fmt: skip
-    page = environment.get_template(name).render(**recorded(), bench=benchmarks())
+    runs = recorded()
+    page = environment.get_template(name).render(**runs, runs=runs, bench=benchmarks())
     title, _, rest = page.partition("\n\n")
     return f"{title}\n\n{NOTE.format(name=name)}{rest}"
 

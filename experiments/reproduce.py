@@ -291,10 +291,12 @@ def needs_of(finished: Run, manifests: Mapping[str, Any]) -> dict[str, tuple[str
     """
     found = {}
     for key, value in finished.config.items():
-        place = Path(value) if isinstance(value, str) and value else None
-        folders = [place, *place.parents] if place else []
+        if not isinstance(value, str) or not value or not Path(value).exists():
+            continue
+        place = Path(value)
+        folders = [place, *place.parents]
         folder = next((each for each in folders if (each / SUMMARY).exists()), None)
-        if place is None or folder is None:
+        if folder is None:
             continue
         lines = digests(folder)
         names = [name for name, each in manifests.items() if each.get("lines") == lines]

@@ -78,9 +78,22 @@ resident memory is of a process of its own, Python and all.
 Skip-gram with 5 negatives, 100 dimensions, window 5, one epoch of the first words of the text;
 `x_gensim` is the median over rounds.
 """,
+    "word2vec_quality": """## Vectors beside gensim's
+
+Skip-gram on the whole text with the same settings, five epochs; Spearman's correlation on WS-353,
+SimLex-999 and RG-65 and the share of right analogies among those of known words: mean over seeds,
+and its standard error.
+""",
     "glove": """## GloVe beside a compiled loop
 
 Entries a second of AdaGrad epochs; the reference is a two-thread loop without locks.
+""",
+    "training": """## What training costs beside its step
+
+Two layers of 200 LSTM units on Penn Treebank, B = 20, T = 35: the step with norms by group of
+parameters never (twice, which tells the noise), at every tenth step and at every step; and the
+batches that the input pipeline hands out when nobody trains on them. `x_step` is against the step
+without norms.
 """,
     "startup": """## Start
 
@@ -106,11 +119,16 @@ def text(value):
     return "" if value is None else str(value)
 
 
+def name_of(record):
+    """What a run is kept as: a benchmark that does not time is another table."""
+    return record["experiment"] + ("_quality" if record["config"].get("quality") else "")
+
+
 def section(kept):
     """A benchmark's part of the page."""
     record, summary = kept["record"], kept["summary"]
     command = re.sub(r" --out \S+", "", record["command"])
-    parts = [ABOUT[record["experiment"]], f"```bash\n{command}\n```\n"]
+    parts = [ABOUT[name_of(record)], f"```bash\n{command}\n```\n"]
     parts.append(summary.get("machine") or f"{summary['device']}, jax {record['versions']['jax']}")
     if "means" in summary:
         parts += ["\n### Geometric means over sizes\n", table(summary["means"]), "\n### Every size"]
@@ -121,7 +139,7 @@ def main():
     for path in map(Path, sys.argv[1:]):
         record = json.loads((path / "config.json").read_text())
         kept = {"record": record, "summary": json.loads((path / "summary.json").read_text())}
-        (HERE / f"{record['experiment']}.json").write_text(json.dumps(kept, indent=1) + "\n")
+        (HERE / f"{name_of(record)}.json").write_text(json.dumps(kept, indent=1) + "\n")
         for figure in (path / "figures").glob("*.png"):
             shutil.copy(figure, HERE)
     found = [HERE / f"{name}.json" for name in ABOUT]
