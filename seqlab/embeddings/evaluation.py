@@ -106,6 +106,9 @@ def score_analogies(
     A question a : b = c : d is right if d is the nearest word to b - a + c (unit vectors) that is
     none of a, b and c.
 
+    Raises:
+      InputError: a file that cannot be read or is no file of questions, with the line.
+
     References: Mikolov et al., 2013 (the questions); Levy and Goldberg, 2014 (3CosAdd).
     """
     rows_of = _rows_of(vectors, restrict_vocab, case_insensitive)

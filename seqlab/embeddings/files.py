@@ -58,7 +58,11 @@ def save_word2vec(path: Path | str, vectors: Vectors, *, binary: bool = False) -
 
 
 def save_glove(path: Path | str, vectors: Vectors) -> None:
-    """Writes vectors in GloVe's format; see `save_word2vec`."""
+    """Writes vectors in GloVe's format; see `save_word2vec`.
+
+    Raises:
+      InputError: a file that cannot be written, or a word that a text cannot hold.
+    """
     path = Path(path)
     _write(path, b"", _text_rows(path, vectors))
 

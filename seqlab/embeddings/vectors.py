@@ -259,7 +259,12 @@ class Vectors:
     def distances(
         self, word_or_vector: str | np.ndarray, other_words: Sequence[str] = ()
     ) -> np.ndarray:
-        """1 - cosine with each of `other_words`, or with all words, [N]."""
+        """1 - cosine with each of `other_words`, or with all words, [N].
+
+        Raises:
+          InputError: a word that is not there.
+          ValueError: a vector of another size.
+        """
         query = unit(self._vector(word_or_vector))[None]
         if not len(other_words):
             return 1 - cosines(self._searched, query)[0]
