@@ -79,6 +79,27 @@ def like(run: dict, *patterns: str) -> list:
     return found
 
 
+def of(run: dict, items: str, /, **wanted) -> dict:
+    """The figures of those items of a list that have these values; their numbers from 0 in front."""
+    ends = {
+        field: {
+            key.removesuffix(f".{field}")
+            for key, own in run.items()
+            if key.startswith(f"{items}.") and key.endswith(f".{field}") and own == value
+        }
+        for field, value in wanted.items()
+    }
+    found = sorted(set.intersection(*ends.values()))
+    if not found:
+        raise ValueError(f"none of {items} has {wanted}")
+    return {
+        f"{number}.{key.removeprefix(f'{item}.')}": value
+        for number, item in enumerate(found)
+        for key, value in run.items()
+        if key.startswith(f"{item}.")
+    }
+
+
 def row(rows: list[dict], **wanted) -> dict:
     """The one row with these values."""
     found = [each for each in rows if all(each.get(name) == wanted[name] for name in wanted)]
@@ -106,7 +127,7 @@ def written(name: str) -> str:
     )
     environment.filters |= {
         "count": count, "fixed": fixed, "largest": largest, "like": like, "minutes": minutes,
-        "pct": pct, "row": row,
+        "of": of, "pct": pct, "row": row,
     }  # fmt: skip
     runs = recorded()
     page = environment.get_template(name).render(**runs, runs=runs, bench=benchmarks())

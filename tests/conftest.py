@@ -11,6 +11,14 @@ os.environ["MPLBACKEND"] = "agg"  # read when matplotlib is imported
 # busy loop, and where others compute, a logistic regression of 0.3 s takes 15 s of both cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by OpenBLAS, MKL and OpenMP; not by numba
 
+# Two thirds of the suite would be the compiler, for programs that run once: no optimising, and no
+# fusions by way of MLIR. `XLA_FLAGS= python -m pytest` tests the programs that users run.
+os.environ.setdefault(
+    "XLA_FLAGS",  # read when jax is imported; inherited by the processes that tests start
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    " --xla_cpu_use_fusion_emitters=false",
+)
+
 import jax
 import pytest
 from hypothesis import HealthCheck, settings

@@ -23,11 +23,7 @@ def test_a_notebook_runs_and_its_exercises_can_be_solved(path, tmp_path):
     text = text.replace(CHECKS, f"{solutions}\n{CHECKS}")
     solved = tmp_path / path.name
     solved.write_text(text, encoding="utf-8")
-    env = {
-        **os.environ, "SEQLAB_TOY": "1", "MPLBACKEND": "agg", "PYTHONPATH": str(ROOT),
-        # At toy size programs take longer to optimise than to run.
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
-    }  # fmt: skip
+    env = {**os.environ, "SEQLAB_TOY": "1", "MPLBACKEND": "agg", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-W", "ignore:FigureCanvasAgg is non-interactive", str(solved)],
         cwd=tmp_path, env=env, capture_output=True, text=True, check=False,
