@@ -80,7 +80,7 @@ def like(run: dict, *patterns: str) -> list:
 
 
 def of(run: dict, items: str, /, **wanted) -> dict:
-    """The figures of those items of a list that have these values; their numbers from 0 in front."""
+    """The figures of those of a list's items that have these values, numbered from 0."""
     ends = {
         field: {
             key.removesuffix(f".{field}")

@@ -61,26 +61,22 @@ def generic(cell, seed=0):
     return params, carry, xs
 
 
-# One small program rather than one an operation; what runs once need not be optimised.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
-
-@functools.partial(jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
 def walk(cell, params, xs, carry=None):
     return unroll(cell, params, xs, carry=carry)
 
 
-@functools.partial(jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
 def jacobians_of(cell, params, xs, carry=None):
     return step_jacobians(cell, params, xs, carry=carry)
 
 
-@functools.partial(jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def fresh(cell, num_inputs=D):
     return cell.init(jax.random.key(0), num_inputs)
 
 
-@functools.partial(jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
 def matrix_of(cell, params):
     return cell.matrix(params)
 
@@ -407,7 +403,7 @@ def test_the_orthogonal_matrix_stays_orthogonal_after_any_update():
     params = fresh(cell)
     assert params["A"].shape == (15,)
     xs = drawn(1, jax.ShapeDtypeStruct((2, 9, D), jnp.float64), 1.0)
-    gradient = jit(jax.grad(lambda p: jnp.sum(jnp.sin(unroll(cell, p, xs).ys))))(params)
+    gradient = jax.jit(jax.grad(lambda p: jnp.sum(jnp.sin(unroll(cell, p, xs).ys))))(params)
     assert np.abs(gradient["A"]).min() > 0.0
     for scale in (0.0, 1.0, 30.0):
         moved = jax.tree.map(lambda p, g, scale=scale: p - scale * g, params, gradient)
@@ -523,7 +519,7 @@ def test_slstm_does_not_depend_on_its_stabiliser():
     params, carry, xs = generic(cell)
     weights = jnp.cos(jnp.arange(B * T * H, dtype=float)).reshape(B, T, H)
 
-    @jit
+    @jax.jit
     def ys_and_gradient(shift):
         def loss(params):
             scaled = SLSTMCarry(
@@ -565,7 +561,7 @@ def test_slstm_from_rest_does_not_depend_on_its_input_bias():
     cell = SLSTM(H)
     params, _, xs = generic(cell)
 
-    @jit
+    @jax.jit
     def ys_and_gradient(by):
         def loss(params):
             moved = {**params, "i": {**params["i"], "b": params["i"]["b"] + by}}
@@ -590,7 +586,7 @@ def test_slstm_survives_an_input_gate_far_out_of_range(bias):
         ys = unroll(cell, params, xs).ys
         return jnp.sum(ys), ys
 
-    by, ys = jit(jax.grad(loss, has_aux=True))(params)
+    by, ys = jax.jit(jax.grad(loss, has_aux=True))(params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((by, ys)))
     if bias > 0:  # the newest always wins
         w, x = as_numpy(params), np.asarray(xs[:, 0])
@@ -659,7 +655,7 @@ def test_the_memory_matrices_are_made_once():
 def test_chrono_cells_forget_as_slowly_as_they_are_told(longest):
     """The keep factor of each cell at rest, to the power T_max: 0.148 to 0.149 over units."""
 
-    @jit
+    @jax.jit
     def draw(key):  # XLA leaves out what is not asked for: matrices of this size would not fit
         made = {
             kind.__name__: kind(100_000, chrono_steps=longest).init(jax.random.clone(key), 1)

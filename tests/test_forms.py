@@ -1,7 +1,5 @@
 """The fast form of `unroll` is the plain one: values and all gradients, for every cell."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,9 +30,6 @@ OPTIONS = {
     "reverse, reset": {"reverse": True, "mask": MASK, "reset": RESET},
     "truncate, remat": {"truncate_every": 3, "remat_every": 4},
 }
-
-# Nearly all of this file's time is XLA's; code that runs once need not be optimised.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def drawn(seed, tree, scale=0.6):
@@ -72,7 +67,7 @@ def both_forms(walk, *args):
         with using(form):
             every = tuple(range(len(args)))
             grads = jax.value_and_grad(lambda *args: total(walk(*args)), every, has_aux=True)
-            found.append(jit(grads)(*args))
+            found.append(jax.jit(grads)(*args))
     return found
 
 

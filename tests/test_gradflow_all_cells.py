@@ -41,9 +41,6 @@ every_cell = pytest.mark.parametrize("name", EVERY_CELL, scope="module")
 every_routed_cell = pytest.mark.parametrize("name", ROUTED, scope="module")
 each_kind = pytest.mark.parametrize("name", REPRESENTATIVES)
 
-# Nearly all of this file's time is XLA's; code that runs once need not be optimised.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 
 def drawn(seed, shapes, scale):
     """Normal numbers for a tree of shapes, by numpy: in JAX every shape is a program to compile."""
@@ -124,7 +121,7 @@ def probe_of(name):
         logits = logits + jnp.broadcast_to(params["head"]["bias"], logits.shape)
         return loss(Output(logits, logits, {}))
 
-    @jit
+    @jax.jit
     def probe(params, xs, weights):
         loss = weighted(weights)
         cell_params = params["rnn"]["weights"]
@@ -183,7 +180,7 @@ def test_many_to_one_is_many_to_many_read_at_the_end(name):
     mask = jnp.asarray(HOLES)
     weights = jnp.asarray(LOSSES["last step"][:, -1])
 
-    @jit
+    @jax.jit
     def probe(params, xs):
         taps = carry_gradients(model.apply, weighted(weights), params, xs, mask)["rnn"]
         jacobians = step_jacobians(cell, params["rnn"]["weights"], xs, mask=mask)
@@ -303,7 +300,7 @@ def differences_of(name, num_steps, is_padded):
         params, xs, carry = unravel(point)
         return walk_loss(unroll(cell, params, xs, carry=carry, mask=mask if is_padded else None))
 
-    @jit
+    @jax.jit
     def both(point, mask):
         def slope(index):
             move = jnp.zeros_like(point).at[index].set(1e-6)
@@ -356,7 +353,7 @@ def gradients_of(walker):
         (_, walked), by = jax.value_and_grad(value, (0, 1, 2), has_aux=True)(*arguments)
         return walked, by
 
-    return jit(run)
+    return jax.jit(run)
 
 
 def joined(parts):
@@ -440,7 +437,7 @@ def test_truncation_cuts(name):
     cell = EVERY_CELL[name]
     params, xs, carry = walk_arguments(cell)
 
-    @jit
+    @jax.jit
     def by_inputs(xs):
         def last(xs):
             return jnp.sum(unroll(cell, params, xs, carry=carry, truncate_every=3).ys[:, -1])
@@ -470,7 +467,7 @@ def test_a_reset_row_starts_anew_and_no_gradient_crosses(name):
 
     assert_same(gradients_of(by_reset)(*arguments), gradients_of(by_hand)(*arguments), 1e-13)
 
-    @jit
+    @jax.jit
     def by_first_state(carry):
         def late(carry):  # what the steps from the reset on say
             return jnp.sum(jnp.sin(by_reset(params, xs, carry).ys[:, 3:]))
