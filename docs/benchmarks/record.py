@@ -78,6 +78,10 @@ resident memory is of a process of its own, Python and all.
 Skip-gram with 5 negatives, 100 dimensions, window 5, one epoch of the first words of the text;
 `x_gensim` is the median over rounds.
 """,
+    "word2vec_cbow": """## CBOW beside gensim
+
+As above, by CBOW with the mean of the context.
+""",
     "word2vec_quality": """## Vectors beside gensim's
 
 Skip-gram on the whole text with the same settings, five epochs; Spearman's correlation on WS-353,
@@ -120,8 +124,10 @@ def text(value):
 
 
 def name_of(record):
-    """What a run is kept as: a benchmark that does not time is another table."""
-    return record["experiment"] + ("_quality" if record["config"].get("quality") else "")
+    """What a run is kept as: another method, and what does not time, are tables of their own."""
+    config = record["config"]
+    method = "_cbow" if config.get("method") == "cbow" else ""
+    return record["experiment"] + method + ("_quality" if config.get("quality") else "")
 
 
 def section(kept):
