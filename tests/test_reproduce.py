@@ -169,6 +169,19 @@ def test_numbers_are_written_as_readers_expect(write):
     assert write.like(run, "nets.lstm.loss.?", "nets.gru.*") == [3.0, 1.0, 2.0]
     with pytest.raises(ValueError, match=r"named like nets\.rnn"):
         write.like(run, "nets.lstm.*", "nets.rnn.*")
+    named = {
+        f"nets.{item}.{key}": value
+        for item, values in {
+            "sgd.2": {"name": "sgd", "length": 30, "loss.0": 1.0},
+            "sgd + clip.3": {"name": "sgd + clip", "length": 50, "loss.0": 2.0},
+            "sgd.10": {"name": "sgd", "length": 50, "loss.0": 3.0},
+        }.items()
+        for key, value in values.items()
+    }
+    assert write.of(named, "nets", name="sgd", length=50)["0.loss.0"] == 3
+    assert sorted(write.like(write.of(named, "nets", name="sgd"), "?.loss.0")) == [1, 3]
+    with pytest.raises(ValueError, match="none of nets has"):
+        write.of(named, "nets", name="sgd", length=60)
 
 
 @pytest.fixture
