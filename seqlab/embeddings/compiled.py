@@ -8,6 +8,9 @@ number of threads nor chance has a say in the result: in the usual way to train 
 threads (Recht et al., 2011, "Hogwild!") both have. Each sweep is a function of its own, for numba
 would make one loop of loops of equal length.
 
+A part of the vocabulary finds its words by a look at all of the block (Skip-gram) or by chains
+that the first sweep links (CBOW, whose adding is a third as much and took no longer than the look).
+
 What is computed is the gradient of the losses written in `tiles` over the block, with negatives
 that 16 centres share (Skip-gram) or of each centre's own (CBOW); the tests hold it to them.
 """
@@ -20,6 +23,7 @@ from numba import njit, prange
 
 GROUP = 16  # centres that share their drawn words
 PARTS = 16  # of a block and of the vocabulary: more than threads, and the same on every machine
+FEW = 512  # factors of at most 2 whose product a float64 holds
 FAST = {"reassoc", "contract", "nsz", "arcp"}  # sums in any order; NaN and infinity keep meaning
 
 FIRST, SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)  # as in `draws`
@@ -172,17 +176,20 @@ def pair_up(
 @njit(inline="always", fastmath=FAST)
 def be_wrong(scores, shares, count, weight):
     """The loss of drawn words, share by share; puts their factors in the scores' place."""
-    total, product = 0.0, 1.0
+    total, logs = 0.0, 0.0
     for n in range(len(scores)):
         if shares[n] != count:
             total += shares[n] * math.log1p(math.exp(-abs(scores[n])))
-    for n in range(len(scores)):
-        score = scores[n]
-        small = exp_below(abs(score))
-        total += shares[n] * max(score, ZERO)
-        product *= 1.0 + small if shares[n] == count else 1.0
-        scores[n] = -weight * shares[n] * sigmoid(score, small)
-    return total + count * math.log(product)
+    for begin in range(0, len(scores), FEW):
+        product = 1.0
+        for n in range(begin, min(begin + FEW, len(scores))):
+            score = scores[n]
+            small = exp_below(abs(score))
+            total += shares[n] * max(score, ZERO)
+            product *= 1.0 + small if shares[n] == count else 1.0
+            scores[n] = -weight * shares[n] * sigmoid(score, small)
+        logs += math.log(product)
+    return total + count * logs
 
 
 @njit(inline="always", fastmath=FAST)
@@ -227,6 +234,23 @@ def add_centres(inputs, ids, first, length, rate, turns, used):
                 add(inputs[ids[first + at]], rate, turns[at])
 
 
+# Chains link the entries of a block for each part of the vocabulary, in the order they were met.
+# ends: int32 [part of the block, part of the vocabulary, 2], the first and the last, -1 for none;
+# after: int32 [entries], the next. Two arrays, for numba loses what is written through a tuple.
+
+
+@njit(inline="always")
+def link(ends, after, part, word, entry):
+    """Puts an entry behind the others of its word's part of the vocabulary."""
+    owner = word % PARTS
+    if ends[part, owner, 0] < 0:
+        ends[part, owner, 0] = entry
+    else:
+        after[ends[part, owner, 1]] = entry
+    ends[part, owner, 1] = entry
+    after[entry] = -1
+
+
 @njit(cache=True)
 def cbow(tables, ids, places, radii, rates, block_size, noise, losses, counts, settings):
     """The same, where the bag of the words around predicts the centre."""
@@ -234,90 +258,95 @@ def cbow(tables, ids, places, radii, rates, block_size, noise, losses, counts, s
     window, num_drawn, weight, key, mean = settings
     size = inputs.shape[1]
     around = np.empty((block_size, 2 * window), np.int32)
-    used = np.empty(block_size, np.int32)
     rows = np.empty((block_size, 1 + num_drawn), np.int32)
     factors = np.empty((block_size, 1 + num_drawn), np.float32)
     bags = np.empty((block_size, size), np.float32)
     turns = np.empty((block_size, size), np.float32)
+    row_ends, bag_ends = np.empty((2, PARTS, PARTS, 2), np.int32)
+    row_after, bag_after = np.empty(rows.size, np.int32), np.empty(around.size, np.int32)
     part_loss, part_count = np.empty(PARTS, np.float64), np.empty(PARTS, np.int64)
     for block in range(len(losses)):
         first = block * block_size
         length = min(block_size, len(ids) - first)
-        bag_up(inputs, outputs, ids, places, radii, first, length, num_drawn, weight, key, noise[0],
-               noise[1], mean, around, used, rows, factors, bags, turns, part_loss,
-               part_count)  # fmt: skip
-        add_predicted(outputs, length, rates[block], used, rows, factors, bags)
-        add_around(inputs, length, rates[block], around, used, turns)
+        bag_up(inputs, outputs, ids, places, radii, first, length, weight, key, noise[0], noise[1],
+               mean, around, rows, factors, bags, turns, row_ends, row_after, bag_ends,
+               bag_after, part_loss, part_count)  # fmt: skip
+        add_predicted(outputs, rates[block], rows, factors, bags, row_ends, row_after)
+        add_around(inputs, rates[block], around, turns, bag_ends, bag_after)
         losses[block], counts[block] = part_loss.sum(), part_count.sum()
 
 
 @njit(parallel=True, fastmath=FAST, cache=True)
 def bag_up(
-    inputs, outputs, ids, places, radii, first, length, num_drawn, weight, key, keep, alias, mean,
-    around, used, rows, factors, bags, turns, part_loss, part_count,
+    inputs, outputs, ids, places, radii, first, length, weight, key, keep, alias, mean, around,
+    rows, factors, bags, turns, row_ends, row_after, bag_ends, bag_after, part_loss, part_count,
 ):  # fmt: skip
     """First sweep: each centre's bag, the factors of the words it is scored with, and its turn."""
+    num_drawn = rows.shape[1] - 1
     for part in prange(PARTS):
+        scores = np.empty(num_drawn, np.float32)
+        shares = np.empty(num_drawn, np.float32)
         total, examples = 0.0, 0
+        row_ends[part] = bag_ends[part] = -1
         for at in range(part * length // PARTS, (part + 1) * length // PARTS):
             place = first + at
             centre = ids[place]
-            used[at] = 0
             if centre < 0:
                 continue
             count = look_around(ids, place, radii[place], around[at])
             if count == 0:
                 continue
-            used[at] = count
             examples += 1
-            bag, turn = bags[at], turns[at]
-            for d in range(len(bag)):
-                bag[d] = turn[d] = ZERO
+            bags[at] = turns[at] = ZERO
             scale = np.float32(1.0 / count) if mean else ONE
             for n in range(count):
-                add(bag, scale, inputs[around[at, n]])
+                link(bag_ends, bag_after, part, around[at, n], at * around.shape[1] + n)
+                add(bags[at], scale, inputs[around[at, n]])
+            rows[at, 0] = centre
+            score = dot(bags[at], outputs[centre])
+            small = math.exp(-abs(score))
+            factors[at, 0] = ONE - sigmoid(score, small)
+            total += max(-score, ZERO) + math.log1p(small)
+            base = np.uint64(places[place]) * np.uint64(num_drawn)
+            for n in range(num_drawn):
+                word = drawn(key, base + np.uint64(n), keep, alias)
+                rows[at, 1 + n] = word
+                scores[n] = dot(bags[at], outputs[word])
+                shares[n] = np.float32(word != centre)
+            total += weight * be_wrong(scores, shares, ONE, np.float32(weight))
+            factors[at, 1:] = scores
             for n in range(1 + num_drawn):
-                word = centre
-                if n > 0:
-                    counter = np.uint64(places[place]) * np.uint64(num_drawn) + np.uint64(n - 1)
-                    word = drawn(key, counter, keep, alias)
-                    if word == centre:
-                        rows[at, n] = -1
-                        continue
-                row = outputs[word]
-                score = dot(bag, row)
-                small = math.exp(-abs(score))
-                rows[at, n] = word
-                if n == 0:
-                    factors[at, n] = ONE - sigmoid(score, small)
-                    total += max(-score, ZERO) + math.log1p(small)
-                else:
-                    factors[at, n] = -np.float32(weight) * sigmoid(score, small)
-                    total += weight * (max(score, ZERO) + math.log1p(small))
-                add(turn, factors[at, n] * scale, row)
+                if n > 0 and shares[n - 1] == ZERO:
+                    continue
+                link(row_ends, row_after, part, rows[at, n], at * rows.shape[1] + n)
+                add(turns[at], factors[at, n] * scale, outputs[rows[at, n]])
         part_loss[part], part_count[part] = total, examples
 
 
 @njit(parallel=True, fastmath=FAST, cache=True)
-def add_predicted(outputs, length, rate, used, rows, factors, bags):
+def add_predicted(outputs, rate, rows, factors, bags, ends, after):
     """Second sweep: the centres and the drawn words."""
-    for part in prange(PARTS):
-        for at in range(length):
-            if used[at] > 0:
-                for n in range(rows.shape[1]):
-                    word = rows[at, n]
-                    if word >= 0 and word % PARTS == part:
-                        add(outputs[word], rate * factors[at, n], bags[at])
+    width = rows.shape[1]
+    for owner in prange(PARTS):
+        for part in range(PARTS):
+            entry = ends[part, owner, 0]
+            while entry >= 0:
+                at, n = entry // width, entry % width
+                add(outputs[rows[at, n]], rate * factors[at, n], bags[at])
+                entry = after[entry]
 
 
 @njit(parallel=True, fastmath=FAST, cache=True)
-def add_around(inputs, length, rate, around, used, turns):
+def add_around(inputs, rate, around, turns, ends, after):
     """Third sweep: the words around."""
-    for part in prange(PARTS):
-        for at in range(length):
-            for n in range(used[at]):
-                if around[at, n] % PARTS == part:
-                    add(inputs[around[at, n]], rate, turns[at])
+    width = around.shape[1]
+    for owner in prange(PARTS):
+        for part in range(PARTS):
+            entry = ends[part, owner, 0]
+            while entry >= 0:
+                at, n = entry // width, entry % width
+                add(inputs[around[at, n]], rate, turns[at])
+                entry = after[entry]
 
 
 def set_threads(count: int | None) -> None:
