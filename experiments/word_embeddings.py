@@ -21,7 +21,7 @@ several seeds the overlap of neighbours.
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -435,14 +435,12 @@ class GloVeTrainer:
     """GloVe, an epoch at a time; `tokens` counts its epochs."""
 
     def __init__(self, config: Config, job: Job, corpus: Corpus, state: Any, tokens: int):
-        rate = config.learning_rate or 0.05
-        # The rule of the authors' program, of which the first steps are rate * g: on IMDB's text it
-        # answers nearly twice as many analogies as GloVe's own defaults after as many epochs.
         self.settings = GloVe(
             vector_size=config.vector_size, x_max=config.x_max, alpha=config.alpha, seed=job.seed,
             path=config.path, num_threads=config.num_threads,
-            learning_rate=1.0, accumulators=rate**-2,
         )  # fmt: skip
+        if config.learning_rate is not None:  # of the first steps, as with the other methods
+            self.settings = replace(self.settings, accumulators=config.learning_rate**-2)
         self.path = which_path(config.path)
         self.counts = cooccurrences(config, corpus)
         self.current = self.settings.init(len(corpus.words))

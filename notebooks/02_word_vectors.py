@@ -327,9 +327,7 @@ matrix = X.matrix().toarray()
 np.testing.assert_allclose(matrix, matrix.T)  # near is near from both sides
 assert len(X) == np.count_nonzero(matrix) < V**2
 
-settings = GloVe(
-    vector_size=D, x_max=x_max, alpha=alpha, learning_rate=0.1, batch_size=len(X), path="jax"
-)
+settings = GloVe(vector_size=D, x_max=x_max, alpha=alpha, batch_size=len(X), path="jax")
 first = settings.init(V)
 (epoch,) = settings.train(X, num_epochs=1)
 w, context = np.float64(first.word), np.float64(first.context)  # the bias in the last column
@@ -340,7 +338,7 @@ for i, j in zip(*np.nonzero(matrix), strict=True):
     J += f * difference**2
     by_w[i] += f * difference * np.append(context[j, :-1], 1.0)
 np.testing.assert_allclose(epoch.loss, J / len(X), rtol=1e-5)
-np.testing.assert_allclose((first.word - epoch.state.word) / 0.1, by_w, atol=1e-4)
+np.testing.assert_allclose((first.word - epoch.state.word) / 0.05, by_w, atol=1e-4)
 
 # %% [markdown]
 # What are the parts for? Two numbers a word, fitted to the same counts to the end: without biases

@@ -116,7 +116,7 @@ class Recorded:
 def test_both_forms_are_one_algorithm(paths, monkeypatch):
     """The same entries in the same order, one at a time: equal up to float32's rounding."""
     counts = random_counts(30, 600)
-    settings = GloVe(vector_size=6, batch_size=1, learning_rate=0.2)
+    settings = GloVe(vector_size=6, batch_size=1, learning_rate=0.2, accumulators=1.0)
     start = settings.init(30)
     from seqlab.embeddings.glove_compiled import Compiled
 
@@ -149,7 +149,9 @@ def test_the_cost_goes_to_zero_at_full_rank(path):
     if path == "numba":
         pytest.importorskip("numba")
     matrix = np.exp(np.random.default_rng(0).normal(size=(6, 6)))
-    settings = GloVe(vector_size=6, x_max=1, path=path, batch_size=1, learning_rate=0.3)
+    settings = GloVe(
+        vector_size=6, x_max=1, path=path, batch_size=1, learning_rate=0.3, accumulators=1.0
+    )
     state = None
     losses = []
     for epoch in settings.train(Cooccurrences.of(matrix), num_epochs=1500):
@@ -352,13 +354,13 @@ def test_vectors_of_every_side():
         state.vectors("left")
 
 
-def test_the_authors_accumulators_are_had_by_another_rate(paths):
-    """Squares of rate * g from 1, or squares of g from 1 / rate^2 with a rate of 1."""
+def test_the_defaults_are_the_program_of_the_authors(paths):
+    """It keeps squares of rate * g, from 1."""
     from seqlab.embeddings.glove_compiled import Compiled
 
     counts = random_counts(20, 100)
     rate = 0.05
-    settings = GloVe(vector_size=4, learning_rate=1.0, accumulators=rate**-2, path="numba")
+    settings = GloVe(vector_size=4, path="numba")
     found = last(settings, counts, 1).state
     w, c = (settings.init(20)[k].astype(np.float64) for k in (0, 1))
     gw, gc = np.ones_like(w), np.ones_like(c)
@@ -385,7 +387,7 @@ def test_words_of_a_corpus_find_their_like(tmp_path):
     noise = rng.random(len(ids)) < 0.2
     ids[noise & (ids >= 0)] = rng.integers(0, 40, np.count_nonzero(noise & (ids >= 0)))
     counts = count_cooccurrences([ids.astype(np.int32)], tmp_path / "counts", vocab_size=40)
-    found = last(GloVe(vector_size=8, learning_rate=0.1), counts, 60).state.vectors()
+    found = last(GloVe(vector_size=8), counts, 60).state.vectors()
     unit = found / np.linalg.norm(found, axis=1, keepdims=True)
     likeness = unit @ unit.T
     np.fill_diagonal(likeness, -np.inf)
