@@ -84,7 +84,6 @@ COMPARED = ("attention", "every", "state")
 BASELINES = ("nearest by pixels", "nearest by features", "commonest sentence")
 SAME = 0.25  # share of the commonest caption from which on a net is said to repeat itself
 NUM_WATCHED = 200  # validation images that are described after every epoch
-NUM_PROBED = 64  # test images whose gradients are measured
 MARGIN = 4  # words that a sentence may have beyond the longest seen
 SHOWN = 6  # images of each of the two rows that are shown
 MAPPED = (2, 8, 14)  # images with maps; the fewest and the most words of their sentences
@@ -185,6 +184,8 @@ class Config:
     """sentences of each image in --predict"""
     length_penalty: float | None = None
     """exponent of ((5 + length) / 6); None: 0, 1 for photographs"""
+    num_probed: int = 64
+    """test images whose gradients are measured"""
     log_every: int = 20
     """updates between lines of the log"""
     save_every: int = 500
@@ -210,8 +211,8 @@ class Config:
                 check_known(getattr(self, field), known, field)
         for field in ("num_train", "per_image", "num_layers", "hidden_size", "embed_size",
                       "min_count", "batch_size", "num_buckets", "num_epochs", "patience",
-                      "beam_size", "num_best", "log_every", "save_every",
-                      "num_devices"):  # fmt: skip
+                      "beam_size", "num_best", "num_probed", "log_every",
+                      "save_every", "num_devices"):  # fmt: skip
             if getattr(self, field) is not None:
                 check_at_least(getattr(self, field), 1, field)
         for width in self.channels or ():
@@ -255,7 +256,7 @@ class Config:
         """Seconds, to see that everything runs."""
         return cls(
             num_train=200, channels=(4, 8, 8), embed_size=8, hidden_size=16, batch_size=50,
-            num_epochs=2, num_buckets=1,
+            num_epochs=2, num_buckets=1, num_probed=4,
         )  # fmt: skip
 
 
@@ -537,7 +538,7 @@ def by_order(systems: dict[str, list[str]], answers, log) -> dict[str, Any]:
 def look_inside(config, describer: Describer, params, data: Captioned, outputs, log) -> None:
     """Gradients at the pixels of test images, and attention; images with what was written."""
     images, answers = data.images["test"], data.sentences["test"]
-    rows = range(min(NUM_PROBED, len(images)))
+    rows = range(min(config.num_probed, len(images)))
     targets = describer.targets(outputs[: len(rows)])
     looks = describer.looks(params, images[: len(rows)], targets)
     weights = {"gradient": shares_of(looks.log_norms)}

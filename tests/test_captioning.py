@@ -15,7 +15,8 @@ from seqlab.runlog import read_run
 from tests.tiny_training import goes_on_alike, stopped_after
 
 SIMPLE = ("--cell", "rnn", "--embed-size", "6", "--hidden-size", "8", "--channels", "4", "6", "8",
-          "--num-buckets", "1", "--num-devices", "1", "--batch-size", "20")  # fmt: skip
+          "--num-buckets", "1", "--num-devices", "1", "--batch-size", "20",
+          "--num-probed", "4")  # fmt: skip
 SCENES = (*SIMPLE, "--num-train", "120", "--num-epochs", "2", "--save-every", "4",
           "--log-every", "3", "--learning-rate", "0.02")  # fmt: skip
 FIGURES = {"training.png", "bleu.png", "agreement.png", "pictures.png", "map_1.png", "map_2.png"}
