@@ -339,6 +339,17 @@ def test_threads_have_no_say_in_the_result(method):
     assert [progress.loss for progress in other] != states[0][0]
 
 
+@pytest.mark.parametrize("method", ["skipgram", "cbow"])
+def test_the_loss_of_thousands_of_negatives_is_a_number(method):
+    """All vectors u begin at 0, at even odds: 2 to the power of 1500 is no float64."""
+    pytest.importorskip("numba")
+    config = Word2Vec(method=method, vector_size=4, num_drawn=1500, sample=None, block_size=512)
+    (report,) = Training(config, markov(400, vocab_size=300), num_epochs=1, path="numba")
+    # Hardly ever is a negative the word itself, which is left out.
+    most = (1 + config.num_negatives) * np.log(2)
+    assert 0.9 * most < report.loss / report.examples <= most * (1 + 1e-6)
+
+
 def test_both_paths_learn_the_same():
     pytest.importorskip("numba")
     corpus = markov(20_000, vocab_size=40)
