@@ -57,6 +57,7 @@ ANALOGIES = "questions-words.txt"
 SCORES = ("analogy_accuracy", "analogy_coverage", *(f"{name}_spearman" for name in PAIRS))
 EPOCHS = {"skipgram": 5, "cbow": 5, "glove": 25}
 SMALL = 10**6  # words; a text below it is read more often
+LARGE = 10**8  # words; below it rare co-occurrences are to count for something
 SHOWN = 8  # words whose neighbours are listed
 NUM_MAPPED = 400  # words of the map
 TOPN = 10
@@ -127,8 +128,9 @@ class Config:
     of a text of less than a million words"""
     learning_rate: float | None = None
     """at the start; None: 0.025 for skipgram, 0.05 for cbow and glove (its program's -eta)"""
-    x_max: float = 100.0
-    """count from which co-occurrences weigh alike in glove"""
+    x_max: float | None = None
+    """count from which co-occurrences weigh alike in glove; None: 100, or 10 for a text of fewer
+    than 100 million words, as its authors' demo has it"""
     alpha: float = 0.75
     """power of the count below it"""
     path: Literal["auto", "numba", "jax"] = "auto"
@@ -154,7 +156,8 @@ class Config:
             if getattr(self, field) is not None:
                 check_at_least(getattr(self, field), 1, field)
         check_at_least(self.seed, 0, "seed")
-        check_positive(self.x_max, "x_max")
+        if self.x_max is not None:
+            check_positive(self.x_max, "x_max")
         if self.learning_rate is not None:
             check_positive(self.learning_rate, "learning_rate")
 
@@ -436,7 +439,8 @@ class GloVeTrainer:
 
     def __init__(self, config: Config, job: Job, corpus: Corpus, state: Any, tokens: int):
         self.settings = GloVe(
-            vector_size=config.vector_size, x_max=config.x_max, alpha=config.alpha, seed=job.seed,
+            vector_size=config.vector_size, alpha=config.alpha, seed=job.seed,
+            x_max=config.x_max or (100.0 if corpus.num_words >= LARGE else 10.0),
             path=config.path, num_threads=config.num_threads,
         )  # fmt: skip
         if config.learning_rate is not None:  # of the first steps, as with the other methods
