@@ -57,7 +57,7 @@ ANALOGIES = "questions-words.txt"
 SCORES = ("analogy_accuracy", "analogy_coverage", *(f"{name}_spearman" for name in PAIRS))
 EPOCHS = {"skipgram": 5, "cbow": 5, "glove": 25}
 SMALL = 10**6  # words; a text below it is read more often
-LARGE = 10**8  # words; below it rare co-occurrences are to count for something
+LARGE = 10**8  # words; below it glove's x_max is 10
 SHOWN = 8  # words whose neighbours are listed
 NUM_MAPPED = 400  # words of the map
 TOPN = 10
@@ -129,8 +129,8 @@ class Config:
     learning_rate: float | None = None
     """at the start; None: 0.025 for skipgram, 0.05 for cbow and glove (its program's -eta)"""
     x_max: float | None = None
-    """count from which co-occurrences weigh alike in glove; None: 100, or 10 for a text of fewer
-    than 100 million words, as its authors' demo has it"""
+    """count from which co-occurrences weigh alike in glove; None: 10, as in its authors' demo, for
+    a text of fewer than 100 million words, else 100"""
     alpha: float = 0.75
     """power of the count below it"""
     path: Literal["auto", "numba", "jax"] = "auto"
@@ -548,7 +548,10 @@ def look(vectors: Vectors, job: Job, log: RunLog) -> None:
 
 
 def stability(many: np.ndarray, method: str, log: RunLog) -> dict[str, float]:
-    """Overlap of nearest neighbours over seeds, by bins of frequency, and over all."""
+    """Overlap of nearest neighbours over seeds, by bins of frequency, and over all ranks.
+
+    The words are spaced evenly in the logarithm of their rank, or the many rare ones would be all.
+    """
     num_words = many.shape[1]
     topn = min(TOPN, num_words - 1)
     chosen = np.unique(np.geomspace(1, num_words, min(num_words, 2000)).astype(int) - 1)

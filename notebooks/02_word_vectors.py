@@ -338,7 +338,8 @@ for i, j in zip(*np.nonzero(matrix), strict=True):
     J += f * difference**2
     by_w[i] += f * difference * np.append(context[j, :-1], 1.0)
 np.testing.assert_allclose(epoch.loss, J / len(X), rtol=1e-5)
-np.testing.assert_allclose((first.word - epoch.state.word) / 0.05, by_w, atol=1e-4)
+rate = settings.learning_rate / np.sqrt(settings.accumulators)  # of AdaGrad's first step
+np.testing.assert_allclose((first.word - epoch.state.word) / rate, by_w, atol=1e-4)
 
 # %% [markdown]
 # What are the parts for? Two numbers a word, fitted to the same counts to the end: without biases

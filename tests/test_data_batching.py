@@ -665,7 +665,7 @@ def test_feeds_that_cannot_be(options, words):
     st.integers(1, 5),
     st.integers(0, 10),
 )
-@settings(max_examples=30)  # grain's shuffling takes 3 ms for one of ten, and less for more of them
+@settings(max_examples=30)  # grain takes 3 ms for each index of so short an order
 def test_every_net_sees_its_own_sentences_once_an_epoch(lengths, num_nets, batch_size, seed):
     rng = np.random.default_rng(seed)
     xs = [rng.integers(5, 99, length) for length in lengths]

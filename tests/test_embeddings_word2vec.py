@@ -52,11 +52,12 @@ def markov(num_tokens, vocab_size=8, seed=0):
     return toy(ids, vocab_size)
 
 
-def written(config, tables, ids, radii, drawn, weight, paths):
-    """Sum of losses over a stream, as the sums of the lecture: one pair, one line."""
+def written(config, tables, ids, radii, drawn, weight, paths, block=None):
+    """Sum of losses over a stream or a block of it, as sums of the lecture: one pair, one line."""
     inputs, outputs = tables
     total, examples = 0.0, 0
-    for t, centre in enumerate(ids):
+    for t in range(len(ids)) if block is None else block:
+        centre = ids[t]
         if centre < 0:
             continue
         around = []
@@ -86,9 +87,8 @@ def written(config, tables, ids, radii, drawn, weight, paths):
                         total -= jax.nn.log_sigmoid(sign * outputs[node] @ vector)
             else:
                 total -= jax.nn.log_sigmoid(outputs[word] @ vector)
-                for noise in drawn[t]:
-                    if noise != word:
-                        total -= weight * jax.nn.log_sigmoid(-outputs[noise] @ vector)
+                noise = drawn[t][drawn[t] != word]
+                total -= weight * jnp.sum(jax.nn.log_sigmoid(-outputs[noise] @ vector))
     return total, examples
 
 
@@ -186,13 +186,15 @@ def test_a_node_on_many_ways_takes_a_step_of_sixteen_mean_gradients():
     np.testing.assert_allclose(after["outputs"], wanted, atol=1e-12)
 
 
+@pytest.mark.parametrize("num_drawn", [6, 600])
 @pytest.mark.parametrize("config", [CONFIGS[0], CONFIGS[3], CONFIGS[6]], ids=repr)
-def test_a_compiled_block_is_the_same_gradient_with_negatives_of_its_own(config):
+def test_compiled_blocks_take_the_same_gradients_with_negatives_of_their_own(config, num_drawn):
+    """Two blocks, the second shorter, of more words than there are parts of the vocabulary."""
     pytest.importorskip("numba")
     from seqlab.embeddings import compiled
 
-    ids, radii, rng = stream()
-    vocab_size, num_drawn, key = 9, 6, 12345
+    vocab_size, size, key, weight = 40, 32, 12345, 4 / num_drawn
+    ids, radii, rng = stream(vocab_size=vocab_size)
     noise = draws.Noise.of(rng.random(vocab_size))
     places = np.arange(100, 100 + len(ids))
     shared = compiled.GROUP if config.method == "skipgram" else 1
@@ -201,22 +203,26 @@ def test_a_compiled_block_is_the_same_gradient_with_negatives_of_its_own(config)
     drawn = noise.draw(key, counters.ravel()).reshape(len(ids), num_drawn)
     start = State(*(rng.normal(size=(vocab_size, 5)).astype(np.float32) for _ in range(2)))
     tables = State(*(table.copy() for table in start))
-    losses, counts = np.empty(1), np.empty(1, np.int64)
+    losses, counts = np.empty(2), np.empty(2, np.int64)
     getattr(compiled, config.method)(
-        tuple(tables), ids, places, radii, np.asarray([0.25], np.float32), 64, tuple(noise), losses,
-        counts, (config.window, num_drawn, 4 / num_drawn, np.uint64(key), config.cbow_mean),
+        tuple(tables), ids, places, radii, np.full(2, 0.25, np.float32), size, tuple(noise), losses,
+        counts, (config.window, num_drawn, weight, np.uint64(key), config.cbow_mean),
     )  # fmt: skip
     with jax.enable_x64(True):
         pair = tuple(jnp.asarray(table, jnp.float64) for table in start)
+        for number, first in enumerate(range(0, len(ids), size)):
+            block = range(first, min(first + size, len(ids)))
 
-        def loss(pair):
-            return written(config, pair, ids, radii, drawn, 4 / num_drawn, None)
+            def loss(pair, block=block):
+                return written(config, pair, ids, radii, drawn, weight, None, block)
 
-        (wanted, examples), grads = jax.value_and_grad(loss, has_aux=True)(pair)
-        np.testing.assert_allclose(losses, [wanted], rtol=1e-6)
-        assert counts[0] == examples
-        for after, before, grad in zip(tables, pair, grads, strict=True):
-            np.testing.assert_allclose(after, before - 0.25 * grad, atol=2e-5)
+            (wanted, examples), grads = jax.value_and_grad(loss, has_aux=True)(pair)
+            # Drawn words weigh 4 for each example, and their exponentials are right within 1e-6.
+            np.testing.assert_allclose(losses[number], wanted, rtol=1e-6, atol=4e-6 * examples)
+            assert counts[number] == examples
+            pair = tuple(table - 0.25 * grad for table, grad in zip(pair, grads, strict=True))
+        for after, wanted in zip(tables, pair, strict=True):
+            np.testing.assert_allclose(after, wanted, atol=4e-5)  # 2e-5 a block
 
 
 @pytest.mark.parametrize("path", EITHER)
@@ -340,7 +346,7 @@ def test_threads_have_no_say_in_the_result(method):
 
 
 @pytest.mark.parametrize("method", ["skipgram", "cbow"])
-def test_the_loss_of_thousands_of_negatives_is_a_number(method):
+def test_the_loss_of_thousands_of_pairs_is_a_number(method):
     """All vectors u begin at 0, at even odds: 2 to the power of 1500 is no float64."""
     pytest.importorskip("numba")
     config = Word2Vec(method=method, vector_size=4, num_drawn=1500, sample=None, block_size=512)
@@ -348,14 +354,19 @@ def test_the_loss_of_thousands_of_negatives_is_a_number(method):
     # Hardly ever is a negative the word itself, which is left out.
     most = (1 + config.num_negatives) * np.log(2)
     assert 0.9 * most < report.loss / report.examples <= most * (1 + 1e-6)
+    config = replace(config, num_drawn=None, window=1400, shrink_window=False, block_size=2048)
+    (report,) = Training(config, markov(1500, vocab_size=300), num_epochs=1, path="numba")
+    assert 0.9 * most < report.loss / report.examples <= most * (1 + 1e-6)
 
 
-def test_both_paths_learn_the_same():
+@pytest.mark.parametrize("method", ["skipgram", "cbow"])
+def test_both_paths_learn_the_same(method):
     pytest.importorskip("numba")
     corpus = markov(20_000, vocab_size=40)
     ends = []
     for path in ("numba", "jax"):
-        training = Training(Word2Vec(vector_size=16), corpus, num_epochs=4, path=path)
+        config = Word2Vec(method=method, vector_size=16)
+        training = Training(config, corpus, num_epochs=4, path=path)
         ends.append([progress.loss / progress.examples for progress in training])
     assert ends[0][-1] == pytest.approx(ends[1][-1], rel=0.02)
     assert ends[0][-1] < ends[0][0] - 0.05

@@ -2,7 +2,9 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from experiments.word_embeddings import Config, plan, plot, run
 from seqlab.cli import main
 from seqlab.embeddings.corpus import encode, sentences
 from seqlab.embeddings.files import load_word2vec
+from seqlab.embeddings.glove import GloVe
 from seqlab.errors import InputError
 from seqlab.runlog import read_run
 
@@ -108,6 +111,23 @@ def test_compared_methods_cost_the_same(text, tmp_path):
     for method in ("cbow", "glove"):
         one = word_embeddings.cost(config, corpus, method)
         assert abs(spent[method] - spent["skipgram"]) <= one
+
+
+def test_glove_takes_what_suits_the_text(monkeypatch):
+    monkeypatch.setattr(word_embeddings, "cooccurrences", lambda config, corpus: None)
+    job = word_embeddings.Job("glove", 0, 1)
+
+    def settings(num_words, **fields):
+        corpus = SimpleNamespace(words=["a", "b"], num_words=num_words)
+        trainer = word_embeddings.GloVeTrainer(Config(**fields), job, corpus, None, 0)
+        return trainer.settings
+
+    assert settings(10**8 - 1).x_max == 10
+    assert settings(10**8).x_max == 100
+    assert settings(10**8, x_max=30.0).x_max == 30
+    assert settings(1) == replace(GloVe(), x_max=10.0)
+    slow = settings(1, learning_rate=0.01)
+    assert slow.learning_rate / np.sqrt(slow.accumulators) == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ number of threads nor chance has a say in the result: in the usual way to train 
 threads (Recht et al., 2011, "Hogwild!") both have. Each sweep is a function of its own, for numba
 would make one loop of loops of equal length.
 
-A part of the vocabulary finds its words by a look at all of the block (Skip-gram) or by chains
-that the first sweep links (CBOW, whose adding is a third as much and took no longer than the look).
+A part of the vocabulary finds its words by a look at all of the block (Skip-gram), or by chains
+that the first sweep links (CBOW: it adds a third as much, and looking took as long as adding).
 
 What is computed is the gradient of the losses written in `tiles` over the block, with negatives
 that 16 centres share (Skip-gram) or of each centre's own (CBOW); the tests hold it to them.
@@ -156,6 +156,9 @@ def pair_up(
                     factors[at, pair] = ONE - sigmoid(score, small)
                     add(turns[at], factors[at, pair], row)
                     product *= 1.0 + small
+                    if pair % FEW == FEW - 1:
+                        total += math.log(product)
+                        product = 1.0
                     total += max(-score, ZERO)
                     for n in range(num_drawn):  # a pair whose own word it is leaves it out
                         shares[g, n] -= np.float32(words[group, n] == rows[at, pair])
@@ -175,7 +178,11 @@ def pair_up(
 
 @njit(inline="always", fastmath=FAST)
 def be_wrong(scores, shares, count, weight):
-    """The loss of drawn words, share by share; puts their factors in the scores' place."""
+    """The loss of drawn words, to be multiplied by weight; writes factors in the scores' place.
+
+    Of a centre's `count` pairs, shares[n] have the n-th drawn word for a negative. Where all have,
+    which is nearly always, the logarithms are one of a product.
+    """
     total, logs = 0.0, 0.0
     for n in range(len(scores)):
         if shares[n] != count:
@@ -194,7 +201,7 @@ def be_wrong(scores, shares, count, weight):
 
 @njit(inline="always", fastmath=FAST)
 def exp_below(far):
-    """exp(-far) for far >= 0 to 1e-6, without a call, so that loops of it become vector code.
+    """exp(-far) for far >= 0 within 1e-6, without a call, so that loops of it become vector code.
 
     The series of exp(-far / 8), far up to 16, to its eighth power; then squared three times.
     """
@@ -253,7 +260,7 @@ def link(ends, after, part, word, entry):
 
 @njit(cache=True)
 def cbow(tables, ids, places, radii, rates, block_size, noise, losses, counts, settings):
-    """The same, where the bag of the words around predicts the centre."""
+    """As `skipgram`, but the bag of the words around predicts the centre."""
     inputs, outputs = tables
     window, num_drawn, weight, key, mean = settings
     size = inputs.shape[1]

@@ -8,10 +8,10 @@ authors: the gradient by w_i of an entry is f diff c_j. Every entry makes its ow
 
     w -= learning_rate g / sqrt(G)     then     G += g^2     for w_i, b_i, c_j, b~_j alike
 
-The paper says AdaGrad of rate 0.05; the program of its authors, with which its vectors were
-trained, keeps squares of 0.05 g, from 1. That is learning_rate 1 and accumulators from 1 / 0.05^2,
-the defaults here: steps that begin as the paper's do and shrink later. The paper's words to the
-letter are `GloVe(learning_rate=0.05, accumulators=1.0)`, of poorer vectors after as many epochs.
+The paper says AdaGrad of rate 0.05; its authors' program keeps squares of 0.05 g, from 1. That is
+learning_rate 1 and accumulators from 1 / 0.05^2, the defaults here. Squares of g itself, from 1,
+are `GloVe(learning_rate=0.05, accumulators=1.0)`: its steps begin alike and shrink sooner, and its
+vectors of IMDB's text are poorer after as many epochs.
 Here nothing is clipped; later versions of it clip g to +-100 and leave the learning rate out of the
 steps of the biases.
 
@@ -90,7 +90,7 @@ class GloVe:
       x_max, alpha: of the weight f.
       learning_rate: of AdaGrad, before it is divided by the root of the accumulators.
       accumulators: what AdaGrad's sums of squares begin with: the first step is learning_rate /
-        sqrt(accumulators) times the gradient, 0.05 of it.
+        sqrt(accumulators) times the gradient, by default 0.05 of it.
       path: "numba", "jax", or "auto": numba where it is installed and jax has no accelerator.
       batch_size: entries of a batch of "jax"; None for 8192, or a quarter of V if that is less:
         the more often a word comes in a batch, the longer its step on one and the same gradient.
