@@ -87,8 +87,8 @@ def written(config, tables, ids, radii, drawn, weight, paths, block=None):
                         total -= jax.nn.log_sigmoid(sign * outputs[node] @ vector)
             else:
                 total -= jax.nn.log_sigmoid(outputs[word] @ vector)
-                noise = drawn[t][drawn[t] != word]
-                total -= weight * jnp.sum(jax.nn.log_sigmoid(-outputs[noise] @ vector))
+                apart = jax.nn.log_sigmoid(-outputs[drawn[t]] @ vector)
+                total -= weight * jnp.sum(apart, where=jnp.asarray(drawn[t] != word))
     return total, examples
 
 
