@@ -186,9 +186,12 @@ def test_a_node_on_many_ways_takes_a_step_of_sixteen_mean_gradients():
     np.testing.assert_allclose(after["outputs"], wanted, atol=1e-12)
 
 
-@pytest.mark.parametrize("num_drawn", [6, 600])
+# Exponentials are right within 1e-6; those of hundreds of drawn words, which weigh 4, err one way.
+@pytest.mark.parametrize(("num_drawn", "slack", "atol"), [(6, 0.0, 2e-5), (600, 4e-6, 4e-5)])
 @pytest.mark.parametrize("config", [CONFIGS[0], CONFIGS[3], CONFIGS[6]], ids=repr)
-def test_compiled_blocks_take_the_same_gradients_with_negatives_of_their_own(config, num_drawn):
+def test_compiled_blocks_take_the_same_gradients_with_negatives_of_their_own(
+    config, num_drawn, slack, atol
+):
     """Two blocks, the second shorter, of more words than there are parts of the vocabulary."""
     pytest.importorskip("numba")
     from seqlab.embeddings import compiled
@@ -217,12 +220,11 @@ def test_compiled_blocks_take_the_same_gradients_with_negatives_of_their_own(con
                 return written(config, pair, ids, radii, drawn, weight, None, block)
 
             (wanted, examples), grads = jax.value_and_grad(loss, has_aux=True)(pair)
-            # Drawn words weigh 4 for each example, and their exponentials are right within 1e-6.
-            np.testing.assert_allclose(losses[number], wanted, rtol=1e-6, atol=4e-6 * examples)
+            np.testing.assert_allclose(losses[number], wanted, rtol=1e-6, atol=slack * examples)
             assert counts[number] == examples
             pair = tuple(table - 0.25 * grad for table, grad in zip(pair, grads, strict=True))
         for after, wanted in zip(tables, pair, strict=True):
-            np.testing.assert_allclose(after, wanted, atol=4e-5)  # 2e-5 a block
+            np.testing.assert_allclose(after, wanted, atol=atol)
 
 
 @pytest.mark.parametrize("path", EITHER)

@@ -265,6 +265,7 @@ def cbow(tables, ids, places, radii, rates, block_size, noise, losses, counts, s
     window, num_drawn, weight, key, mean = settings
     size = inputs.shape[1]
     around = np.empty((block_size, 2 * window), np.int32)
+    wholes = np.ones((block_size, 2 * window), np.float32)  # a turn goes whole to every word around
     rows = np.empty((block_size, 1 + num_drawn), np.int32)
     factors = np.empty((block_size, 1 + num_drawn), np.float32)
     bags = np.empty((block_size, size), np.float32)
@@ -278,8 +279,8 @@ def cbow(tables, ids, places, radii, rates, block_size, noise, losses, counts, s
         bag_up(inputs, outputs, ids, places, radii, first, length, weight, key, noise[0], noise[1],
                mean, around, rows, factors, bags, turns, row_ends, row_after, bag_ends,
                bag_after, part_loss, part_count)  # fmt: skip
-        add_predicted(outputs, rates[block], rows, factors, bags, row_ends, row_after)
-        add_around(inputs, rates[block], around, turns, bag_ends, bag_after)
+        add_linked(outputs, rates[block], rows, factors, bags, row_ends, row_after)
+        add_linked(inputs, rates[block], around, wholes, turns, bag_ends, bag_after)
         losses[block], counts[block] = part_loss.sum(), part_count.sum()
 
 
@@ -331,28 +332,18 @@ def bag_up(
 
 
 @njit(parallel=True, fastmath=FAST, cache=True)
-def add_predicted(outputs, rate, rows, factors, bags, ends, after):
-    """Second sweep: the centres and the drawn words."""
-    width = rows.shape[1]
+def add_linked(table, rate, words, factors, vectors, ends, after):
+    """Second and third sweep: multiples of a centre's vector, for each of its words that is linked.
+
+    words and factors are [block, words of a centre], vectors [block, D].
+    """
+    width = words.shape[1]
     for owner in prange(PARTS):
         for part in range(PARTS):
             entry = ends[part, owner, 0]
             while entry >= 0:
                 at, n = entry // width, entry % width
-                add(outputs[rows[at, n]], rate * factors[at, n], bags[at])
-                entry = after[entry]
-
-
-@njit(parallel=True, fastmath=FAST, cache=True)
-def add_around(inputs, rate, around, turns, ends, after):
-    """Third sweep: the words around."""
-    width = around.shape[1]
-    for owner in prange(PARTS):
-        for part in range(PARTS):
-            entry = ends[part, owner, 0]
-            while entry >= 0:
-                at, n = entry // width, entry % width
-                add(inputs[around[at, n]], rate, turns[at])
+                add(table[words[at, n]], rate * factors[at, n], vectors[at])
                 entry = after[entry]
 
 
