@@ -12,7 +12,7 @@ from seqlab.fast.loop import walk
 from seqlab.fast.program import joined
 from seqlab.types import SHARDS, Array, Carry, Cell, Params, RoutedCell
 
-FORMS = ("auto", "fast", "scan", "associative")
+FORMS = ("auto", "fast", "scan", "associative", "native")
 NEEDS = {
     "fast": "the step holds a loop, an effect or a jax.custom_vjp of its own, or is in a shard_map "
     "with check_vma",
@@ -206,6 +206,7 @@ def unroll(
                 chunk=remat_every,
                 remat=remat_every is not None,
                 is_parallel=form == "associative",
+                is_native=form in ("auto", "native"),
             )
             if found is None and form != "auto":
                 name = type(cell).__name__

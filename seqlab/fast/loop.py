@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
+from seqlab.fast import native
 from seqlab.fast.associative import is_affine, walk_associative
 from seqlab.fast.program import (
     Body,
@@ -62,6 +63,7 @@ def walk(
     chunk: int | None = None,
     remat: bool = False,
     is_parallel: bool = False,
+    is_native: bool = False,
 ) -> tuple[Any, Any] | None:
     """`jax.lax.scan` of carry_t = body(weights, carry_{t-1}, xs_t), faster and to differentiate.
 
@@ -77,6 +79,8 @@ def walk(
       remat: keep only the carries between chunks for the backward pass and compute the rest again.
       is_parallel: by `jax.lax.associative_scan`, for a body that is affine in each unit of the
         carry (`seqlab.fast.associative`).
+      is_native: what is left to the loop is machine code of its own (`seqlab.fast.native`) where it
+        can be.
 
     Returns:
       (carry after the last step, carries after each step with leaves [T, ...]); None where the body
@@ -120,7 +124,8 @@ def walk(
 
     chunk = min(chunk, num_steps)
     whole = num_steps // chunk * chunk
-    pieces = [Piece(cut, tuple(time_axes), reverse, remat, 0, whole, chunk)]
+    is_native = is_native and _is_native(cut, fixed, leaves, chunk, reverse)
+    pieces = [Piece(cut, tuple(time_axes), reverse, remat, is_native, 0, whole, chunk)]
     if whole < num_steps:
         pieces.append(pieces[0]._replace(start=whole, stop=num_steps, length=num_steps - whole))
     trails: dict[int, list[Any]] = {}
@@ -197,6 +202,7 @@ class Piece(NamedTuple):
     axes: tuple[int, ...]  # of time, leaf by leaf of the inputs
     reverse: bool
     remat: bool
+    is_native: bool  # the loop over steps is machine code of its own
     start: int
     stop: int
     length: int  # of a chunk
@@ -222,7 +228,11 @@ def _walk_piece_jvp(piece, primals, tangents):
     d_fixed, d_carry, d_xs = tangents
     # Data has no tangent: it is read where it lies. What has one is laid out by time, once.
     laid_out = [_moves(d) for d in d_xs]
-    plan = plan_tangent(piece.cut, [_moves(d) for d in d_fixed], laid_out)
+    moves = [_moves(d) for d in d_fixed]
+    plan = plan_tangent(piece.cut, moves, laid_out, is_native=piece.is_native)
+    is_native = piece.is_native and plan.is_native(piece.length, piece.reverse)
+    if is_native < piece.is_native:
+        plan = plan_tangent(piece.cut, moves, laid_out)
     forward = plan.forward._replace(kept=[]) if piece.remat else plan.forward
     last, trail = _walk_chunks(piece, forward, laid_out, fixed, carry, xs)
     d_carry = [
@@ -231,7 +241,16 @@ def _walk_piece_jvp(piece, primals, tangents):
         if moves
     ]
     d_last, d_carries = _walk_tangents(
-        piece, plan, laid_out, fixed, carry, xs, trail, choose(d_fixed, plan.moves), d_carry, d_xs
+        piece._replace(is_native=is_native),
+        plan,
+        laid_out,
+        fixed,
+        carry,
+        xs,
+        trail,
+        choose(d_fixed, plan.moves),
+        d_carry,
+        d_xs,
     )
     carries = _joined(trail.carries)
     return (last, carries), (
@@ -294,14 +313,13 @@ def _walk_tangents(piece, plan, laid_out, fixed, carry, xs, trail, d_fixed, d_ca
             piece.reverse,
         )
 
-        def step(d_carry, row):
-            d_carry = factors.step(d_carry, row)
+        names = list(factors.same)
+
+        def step(same, d_carry, row):
+            d_carry = plan.step(dict(zip(names, same, strict=True)), d_carry, row)
             return d_carry, d_carry
 
-        with jax.named_scope("steps"):
-            return jax.lax.scan(
-                step, d_carry, factors.rows, length=piece.length, reverse=piece.reverse
-            )
+        return _over_steps(piece, step, list(factors.same.values()), d_carry, factors.rows)
 
     same = (fixed, turned, _unless(laid_out, xs), d_fixed)
     parts = (_by_chunk(piece, laid_out, xs), trail, _by_chunk(piece, laid_out, d_xs)[1])
@@ -312,20 +330,46 @@ def _walk_tangents(piece, plan, laid_out, fixed, carry, xs, trail, d_fixed, d_ca
 
 def _loop(piece, forward, fixed, carry, handed):
     """The loop over the steps of a chunk: (last carry, carries, what it keeps)."""
+    found = [*forward.outputs, *forward.kept]
+    used = set(reads(forward.ops, found))
+    fixed = {v: leaf for v, leaf in zip(forward.fixed, fixed, strict=True) if v in used}
 
-    def step(carry, row):
-        known = dict(zip(forward.fixed, fixed, strict=True))
+    def step(same, carry, row):
+        known = dict(zip(fixed, same, strict=True))
         known |= zip(forward.carry, carry, strict=True)
         known |= zip(forward.handed, row, strict=True)
-        found = run(forward.ops, known, [*forward.outputs, *forward.kept])
-        after = found[: len(carry)]
-        return after, (after, found[len(carry) :])
+        after = run(forward.ops, known, found)
+        return after[: len(carry)], after
 
+    last, emitted = _over_steps(piece, step, list(fixed.values()), carry, handed)
+    return last, emitted[: len(carry)], emitted[len(carry) :]
+
+
+def _over_steps(piece, step, same, carry, rows):
+    """(last carry, what each step emits): machine code of its own, or `jax.lax.scan`."""
+    options = {"length": piece.length, "reverse": piece.reverse}
     with jax.named_scope("steps"):
-        last, (carries, saved) = jax.lax.scan(
-            step, carry, handed, length=piece.length, reverse=piece.reverse
-        )
-    return last, carries, saved
+        if piece.is_native:
+            return native.walk_steps(step, same, carry, rows, **options)
+        return jax.lax.scan(partial(step, same), carry, rows, **options)
+
+
+def _is_native(cut, fixed, carry, length, reverse) -> bool:
+    """Whether the steps of a chunk can be machine code of their own."""
+    if native.why_not() is not None or any(leaf.dtype != jnp.float32 for leaf in carry):
+        return False
+    used = set(reads(cut.loop, cut.outputs))
+    same = {v: leaf for v, leaf in zip(cut.fixed, fixed, strict=True) if v in used}
+
+    def step(fixed, carry, row):
+        known = dict(zip(same, fixed, strict=True)) | dict(zip(cut.carry, carry, strict=True))
+        after = run(cut.loop, known | dict(zip(cut.handed, row, strict=True)), cut.outputs)
+        return after, after
+
+    steps, _ = native.trace_steps(
+        step, list(same.values()), carry, cut.handed, length=length, reverse=reverse
+    )
+    return not isinstance(steps.text, str)
 
 
 def _over_chunks(piece, turn, carry, parts):

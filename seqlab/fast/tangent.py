@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqlab.fast.linear import rearrange
+from seqlab.fast import native
+from seqlab.fast.linear import Rearranged, rearrange
 from seqlab.fast.program import (
     Atom,
     Body,
@@ -69,6 +70,7 @@ class Tangent(NamedTuple):
     bulk: list[Op]  # for all steps of a chunk at once
     once: list[Value]  # of `bulk`, read by `late` at every step
     rows: list[Value]  # of `bulk`, read step by step
+    is_linear: list[bool]  # which of `rows` are tangents
     turned: dict[int, Value]  # transposes of matrices: by index in `Body.fixed`
     late: list[Op]
     outputs: list[Atom]
@@ -105,6 +107,30 @@ class Tangent(NamedTuple):
         same |= dict(zip(self.turned.values(), turned, strict=True))
         return Factors(self, same, run_rows(self.bulk, known, rows, self.rows))
 
+    def step(self, same: dict[Value, Any], d_carry, row):
+        """The tangent of the carry after a step, from that before it."""
+        known = same | dict(zip([*self.d_carry, *self.rows], [*d_carry, *row], strict=True))
+        return run(self.late, known, self.outputs)
+
+    def is_native(self, length: int, reverse: bool) -> bool:
+        """Whether both ways, of tangents and back, the loop can be machine code of its own."""
+        same = [*self.once, *self.turned.values()]
+        moved = reached(self.bulk, self.d_fixed)
+        if not moved.isdisjoint(same):
+            return False
+
+        def step(fixed, carry, row):
+            after = self.step(dict(zip(same, fixed, strict=True)), carry, row)
+            return after, after
+
+        steps, _ = native.trace_steps(
+            step, same, self.d_carry, self.rows, length=length, reverse=reverse
+        )
+        if isinstance(steps.text, str):
+            return False
+        back, _ = native.transposed(steps, self.is_linear, [True] * len(self.d_carry))
+        return not isinstance(back.text, str)
+
 
 class Factors(NamedTuple):
     """Of one chunk: what every step reads, and what each reads, leaves [steps, ...]."""
@@ -115,9 +141,7 @@ class Factors(NamedTuple):
 
     def step(self, d_carry, row):
         """The tangent of the carry after a step, from that before it."""
-        plan = self.tangent
-        known = self.same | dict(zip([*plan.d_carry, *plan.rows], [*d_carry, *row], strict=True))
-        return run(plan.late, known, plan.outputs)
+        return self.tangent.step(self.same, d_carry, row)
 
 
 def has_tangent(cut: Body) -> bool:
@@ -128,13 +152,17 @@ def has_tangent(cut: Body) -> bool:
     return all(v in made for v in reads(plan.forward.ops, plan.forward.outputs))
 
 
-def plan_tangent(cut: Body, moves: list[bool], moves_inputs: list[bool]) -> Tangent:
+def plan_tangent(
+    cut: Body, moves: list[bool], moves_inputs: list[bool], *, is_native: bool = False
+) -> Tangent:
     """Traces the tangent of one step and sorts its operations.
 
     Args:
       cut: the body.
       moves: which of `cut.fixed` have a tangent.
       moves_inputs: which of `cut.inputs`.
+      is_native: the loop computes its factors itself, in registers, and only the products of
+        tangents that do not wait for it are formed before.
     """
     moving = [*choose(cut.fixed, moves), *choose(cut.inputs, moves_inputs)]
     moving = reached(cut.early, moving)
@@ -168,9 +196,16 @@ def plan_tangent(cut: Body, moves: list[bool], moves_inputs: list[bool]) -> Tang
     tangent_values = reached(program.ops, [*d_fixed, *d_carry, *d_handed])
     primal_ops = [each for each in program.ops if tangent_values.isdisjoint(each.outputs)]
     tangent_ops = [each for each in program.ops if not tangent_values.isdisjoint(each.outputs)]
-    parts = rearrange(
-        needed(tangent_ops, d_after), {*d_fixed, *d_carry, *d_handed}, set(d_carry), d_after
-    )
+    tangent_ops = needed(tangent_ops, d_after)
+    if is_native:
+        waiting = reached(tangent_ops, d_carry)
+        waits = [not waiting.isdisjoint(each.outputs) for each in tangent_ops]
+        late = [each for each, yes in zip(tangent_ops, waits, strict=True) if yes]
+        early = [each for each, yes in zip(tangent_ops, waits, strict=True) if not yes]
+        parts = Rearranged([], early, late, d_after)
+    else:
+        tangents = {*d_fixed, *d_carry, *d_handed}
+        parts = rearrange(tangent_ops, tangents, set(d_carry), d_after)
 
     # What the factors are computed from: carries, and what was dear to compute.
     fresh = [atom if atom not in after[:k] else None for k, atom in enumerate(after)]
@@ -179,16 +214,18 @@ def plan_tangent(cut: Body, moves: list[bool], moves_inputs: list[bool]) -> Tang
     again, kept = _keep(primal_ops, wanted, {*consts, *fixed, *carry, *handed}, later)
     bulk = [*again, *parts.factors, *parts.early]
 
-    late = needed(parts.late, parts.outputs)
+    late = needed([*again, *parts.late] if is_native else parts.late, parts.outputs)
     # A bias over the batch, a flag over the units: repeated inside the loop.
     late, _ = frontier([*bulk, *late], _made(late), parts.outputs)
-    late, turned = _turned(late, fixed)
+    late, turned = (late, {}) if is_native else _turned(late, fixed)
     passed = [
         value
         for value in reads(late, parts.outputs)
         if value not in _made(late) and value not in d_carry and value not in turned.values()
     ]
     by_step = reached(bulk, [*carry, *handed, *kept, *later, *d_handed])
+    moved = reached(bulk, [*d_fixed, *d_handed])
+    rows = [value for value in passed if value in by_step]
     return Tangent(
         moves,
         moves_carry,
@@ -201,7 +238,8 @@ def plan_tangent(cut: Body, moves: list[bool], moves_inputs: list[bool]) -> Tang
         d_handed,
         bulk,
         [value for value in passed if value not in by_step],
-        [value for value in passed if value in by_step],
+        rows,
+        [value in moved for value in rows],
         turned,
         late,
         parts.outputs,

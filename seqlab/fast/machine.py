@@ -1,0 +1,819 @@
+"""The steps of a loop as one function of machine code: text for LLVM.
+
+What XLA runs as a loop around some forty small loops and a matrix product that lays its matrix out
+anew at every step is here one function: matrices are laid out once in panels that the registers
+read in order, and between two products everything that a number of the state needs is done while
+it is in a register. The text is that of any program of vector-matrix products and element by
+element operations; anything else is `Unsupported`, and stays XLA's.
+
+float32. `tanh` is a rational function of degree 13 over 6, within 6 ulp; `exp` is 2^n times a
+polynomial, within 2 ulp; NaN stays NaN in both. Sums and products are contracted (fused
+multiply-add), so results differ from XLA's in the last bits.
+
+References: Goto and van de Geijn, 2008 (panels, register blocks); Cody and Waite, 1980 (exp).
+"""
+
+import struct
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from seqlab.fast.program import Atom, Constant, Op, Program, Value
+
+BYTES = 4  # of a float
+ALIGNED = 16  # floats at the start of every part of the scratch memory
+
+
+class Unsupported(Exception):
+    """A program that has no text; the message says what it holds."""
+
+
+class Registers(NamedTuple):
+    """Of a processor: floats in one, and how many can hold sums."""
+
+    lanes: int
+    sums: int
+
+
+class Text(NamedTuple):
+    """A function in LLVM's language, which XLA calls by its foreign function interface."""
+
+    code: str
+    scratch: int  # floats of scratch memory, its last result
+    emits: list[int]  # for each emitted value, which of the results it is
+
+
+class Place(NamedTuple):
+    """Where a matrix [R, F] lies: `pointer` + (row * `stride` + `offset`) floats."""
+
+    pointer: str
+    stride: int
+    offset: int = 0
+
+
+def write(
+    program: Program,
+    num_fixed: int,
+    num_carry: int,
+    length: int,
+    reverse: bool,
+    registers: Registers,
+) -> Text:
+    """The text of `length` steps: `@main`, an XLA_FFI_Handler.
+
+    Its arguments are those of the program: what is the same at every step, the first carry, and
+    rows [length, ...]; its results the last carry, each emitted value once [length, ...], and
+    scratch memory.
+
+    Args:
+      program: of one step; outputs are the carry after it and the values to emit.
+      num_fixed, num_carry: how many inputs are the same at every step, and how many are carried;
+        the others are rows.
+      length: steps.
+      reverse: the rows are walked from the last to the first.
+      registers: of the processor.
+
+    Raises:
+      Unsupported: naming the operation or shape that has no text.
+    """
+    return _Writer(program, num_fixed, num_carry, length, reverse, registers).write()
+
+
+class _Writer:
+    def __init__(self, program, num_fixed, num_carry, length, reverse, registers):
+        self.program = _without_repeats(program)
+        self.registers, self.length, self.reverse = registers, length, reverse
+        inputs = self.program.inputs
+        self.fixed = inputs[:num_fixed]
+        self.carry = inputs[num_fixed : num_fixed + num_carry]
+        self.rows = inputs[num_fixed + num_carry :]
+        self.after = self.program.outputs[:num_carry]
+        self.emitted = list(dict.fromkeys(self.program.outputs[num_carry:]))
+        self.maker = {value: each for each in self.program.ops for value in each.outputs}
+        if not self.carry or not self.carry[0].shape:
+            raise Unsupported("a carry without units")
+        self.lead = self.carry[0].shape[:-1]
+        self.num_rows = int(np.prod(self.lead, dtype=int))
+        for value in (*self.carry, *self.after, *self.emitted):
+            if isinstance(value, Constant) or not self.is_full(value):
+                raise Unsupported("a carry or a result of another shape than [..., units]")
+        for value in (*inputs, *(v for each in self.program.ops for v in each.outputs)):
+            if value.dtype not in (np.float32, np.bool_):
+                raise Unsupported(f"numbers of dtype {value.dtype}")
+        self.scratch = 0
+        self.places: dict[Value, Place] = {}
+        self.pointers = {value: f"%a{k}" for k, value in enumerate(inputs)}
+        self.functions: list[str] = []
+        self.lanes: set[int] = set()
+
+    def is_full(self, value) -> bool:
+        """Whether it is [..., F], over the axes of the carry."""
+        return len(value.shape) == len(self.lead) + 1 and value.shape[:-1] == self.lead
+
+    def is_row(self, value) -> bool:
+        """Whether it has one number for each row of the batch."""
+        return value.shape in (self.lead, (*self.lead, 1))
+
+    def reserve(self, floats: int) -> int:
+        start = self.scratch
+        self.scratch += -(-floats // ALIGNED) * ALIGNED
+        return start
+
+    # Stages: what waits for as many products.
+
+    def write(self) -> Text:
+        """All of it."""
+        for value in (*self.carry, *self.rows, *self.fixed):
+            if self.is_full(value):
+                self.places[value] = Place(self.pointers[value], value.shape[-1])
+        products = [each for each in self.program.ops if each.name == "dot_general"]
+        level = self._levels(products)
+        last = max([level[each.outputs[0]] for each in products], default=0)
+
+        body: list[str] = []
+        results = [f"%r{k}" for k in range(len(self.carry) + len(self.emitted) + 1)]
+        scratch = results[-1]
+        for each in products:
+            value = each.outputs[0]
+            width = self._blocks(value.shape[-1])[1] * self.registers.lanes
+            stride = -(-value.shape[-1] // width) * width
+            start = self.reserve(self.num_rows * stride)
+            name = f"%product{len(self.places)}"
+            body.append(f"{name} = getelementptr float, ptr {scratch}, i64 {start}")
+            self.places[value] = Place(name, stride)
+        stores = self._targets(products, level, last, body, results)
+
+        packs: list[str] = []
+        for stage in range(last + 1):
+            for each in products:
+                if level[each.outputs[0]] == stage:
+                    body.append(self._product(each, packs, scratch))
+            for width, parts in self._loops(stores[stage], stage, level):
+                body.append(self._elementwise(width, parts, stage, level))
+        return self._handler(body, packs, results)
+
+    def _levels(self, products) -> dict[Value, int]:
+        level = dict.fromkeys(self.program.inputs, 0)
+        for each in self.program.ops:
+            found = max([level[a] for a in each.inputs if isinstance(a, Value)], default=0)
+            for value in each.outputs:
+                level[value] = found + (each.name == "dot_general")
+        for each in products:
+            vectors = self._factors(each)[0]
+            if not self.is_full(vectors):
+                raise Unsupported(f"a product of vectors of shape {vectors.shape}")
+        return level
+
+    def _targets(self, products, level, last, body, results) -> list[list[tuple[Value, Place]]]:
+        """What each stage has to store: emitted values, carries, vectors for products, spills."""
+        stores: list[list[tuple[Value, Place]]] = [[] for _ in range(last + 1)]
+        stored: dict[Value, Place] = {}
+
+        def store(value, pointer):
+            place = Place(pointer, value.shape[-1])
+            stores[level[value]].append((value, place))
+            stored.setdefault(value, place)
+
+        for k, value in enumerate(self.emitted):
+            size = self.num_rows * value.shape[-1]
+            name, result = f"%emit{k}", results[len(self.carry) + k]
+            body.append(f"{name}.at = mul i64 %t, {size}")
+            body.append(f"{name} = getelementptr float, ptr {result}, i64 {name}.at")
+            store(value, name)
+        for k, value in enumerate(self.after):
+            if value in stored:
+                body.append(f"%next{k} = getelementptr i8, ptr {stored[value].pointer}, i64 0")
+                continue
+            starts = [self.reserve(self.num_rows * value.shape[-1]) for _ in range(2)]
+            body.append(f"%next{k}.at = select i1 %odd, i64 {starts[0]}, i64 {starts[1]}")
+            body.append(f"%next{k} = getelementptr float, ptr {results[-1]}, i64 %next{k}.at")
+            store(value, f"%next{k}")
+
+        def spill(value):
+            name = f"%spill{len(stored)}"
+            start = self.reserve(self.num_rows * value.shape[-1])
+            body.append(f"{name} = getelementptr float, ptr {results[-1]}, i64 {start}")
+            store(value, name)
+
+        for each in products:
+            vectors = self._factors(each)[0]
+            if self.resolve(vectors) is None and vectors not in stored:
+                spill(vectors)
+        # From the last stage back: what a stage reads of an earlier one is that one's to store.
+        for stage in range(last, 0, -1):
+            seen: set[Value] = set()
+            waiting = [value for value, _ in stores[stage]]
+            while waiting:
+                value = waiting.pop()
+                if value in seen or self.resolve(value) is not None:
+                    continue
+                seen.add(value)
+                if 0 < level[value] < stage and self.is_full(value):
+                    if value not in stored:
+                        spill(value)
+                    continue
+                if value in self.maker:
+                    inputs = self.maker[value].inputs
+                    waiting += [atom for atom in inputs if isinstance(atom, Value)]
+        self.stored = stored
+        return stores
+
+    def resolve(self, value) -> Place | None:
+        """Where a value lies from the start of the stage on that reads it; None if nowhere."""
+        if value in self.places:
+            return self.places[value]
+        each = self.maker.get(value)
+        if each is None:
+            return None
+        if each.name in ("split", "slice") and self.is_full(each.inputs[0]):
+            whole = self.resolve(each.inputs[0])
+            if whole is None:
+                return None
+            return whole._replace(offset=whole.offset + self._start(each, value))
+        if each.name in SAME and each.inputs[0] in self.places and self.is_full(value):
+            return self.places[each.inputs[0]]
+        return None
+
+    def _start(self, each, value) -> int:
+        """The column at which a part of a value begins."""
+        if each.name == "split":
+            if each.params["axis"] != len(self.lead):
+                raise Unsupported("a split of another axis than the last")
+            return sum(each.params["sizes"][: each.outputs.index(value)])
+        starts, strides = each.params["start_indices"], each.params["strides"]
+        whole = each.inputs[0].shape
+        if value.shape[:-1] != whole[:-1] or (strides is not None and set(strides) != {1}):
+            raise Unsupported("a slice of another axis than the last, or with a stride")
+        return starts[-1]
+
+    # Element by element.
+
+    def _loops(self, stores, stage, level) -> list[tuple[int, list[tuple[Value, Place, int]]]]:
+        """Stores by width: each value in the widest parts that are computed alike throughout."""
+        loops: dict[int, list[tuple[Value, Place, int]]] = {}
+        for value, place in stores:
+            width = value.shape[-1]
+            borders = sorted({0, width, *self._borders(value, stage, level)})
+            for start, stop in zip(borders, borders[1:], strict=False):
+                loops.setdefault(stop - start, []).append((value, place, start))
+        return list(loops.items())
+
+    def _borders(self, value, stage, level) -> set[int]:
+        """Columns at which the pieces of a concatenation meet, however deep."""
+        if self._load_place(value, stage, level) is not None or value not in self.maker:
+            return set()
+        each = self.maker[value]
+        if each.name == "concatenate":
+            found, start = set(), 0
+            for piece in each.inputs:
+                width = piece.shape[-1]  # pyright: ignore
+                if isinstance(piece, Value):
+                    found |= {start + at for at in self._borders(piece, stage, level)}
+                found |= {start, start + width}
+                start += width
+            return found
+        if each.name in ("split", "slice"):
+            start, width = self._start(each, value), value.shape[-1]
+            found = {at - start for at in self._borders(each.inputs[0], stage, level)}
+            return {at for at in found if 0 < at < width}
+        found = set()
+        for atom in each.inputs:
+            if isinstance(atom, Value) and self.is_full(atom) and each.name != "dot_general":
+                found |= self._borders(atom, stage, level)
+        return found
+
+    def _load_place(self, value, stage, level) -> Place | None:
+        place = self.resolve(value)
+        if place is None and value in self.stored and level[value] < stage:
+            return self.stored[value]
+        return place
+
+    def _elementwise(self, width, parts, stage, level) -> str:
+        """A function that stores parts of one width, and the call of it."""
+        name = f"@elementwise{len(self.functions)}"
+        used: dict[str, str] = {}
+        lanes = self.registers.lanes
+        whole = width // lanes * lanes
+        lines = ["entry:", "br label %rows", "rows:"]
+        lines += ["%r = phi i64 [0, %entry], [%r2, %end]"]
+        if whole:
+            lines += ["br label %columns", "columns:"]
+            lines += ["%j = phi i64 [0, %rows], [%j2, %columns]"]
+            lines += _Columns(self, used, lanes, "%j", "v", stage, level).store(parts)
+            lines += [f"%j2 = add i64 %j, {lanes}", f"%more = icmp ult i64 %j2, {whole}"]
+            lines += ["br i1 %more, label %columns, label %rest", "rest:"]
+        if width > whole:
+            rest = _Columns(self, used, width - whole, str(whole), "w", stage, level)
+            lines += rest.store(parts)
+        lines += ["br label %end", "end:"]
+        lines += ["%r2 = add i64 %r, 1", f"%again = icmp ult i64 %r2, {self.num_rows}"]
+        lines += ["br i1 %again, label %rows, label %done", "done:", "ret void"]
+        args = ", ".join(f"ptr {inner}" for inner in used.values())
+        self.functions.append(_define(f"internal void {name}({args}) noinline", lines))
+        return f"call void {name}({', '.join(f'ptr {outer}' for outer in used)})"
+
+    # Products.
+
+    def _factors(self, each: Op) -> tuple[Value, Value, bool]:
+        """(vectors [..., K], matrix, whether it is [K, N] rather than [N, K])."""
+        (contract, batch) = each.params["dimension_numbers"]
+        vectors, matrix = each.inputs
+        fits = (
+            isinstance(vectors, Value)
+            and isinstance(matrix, Value)
+            and matrix in self.fixed
+            and not any(batch)
+            and len(matrix.shape) == 2
+            and tuple(contract[0]) == (len(vectors.shape) - 1,)
+            and len(contract[1]) == 1
+        )
+        if not fits:
+            raise Unsupported("a product other than of vectors with a fixed matrix")
+        return vectors, matrix, contract[1][0] == 0
+
+    def _blocks(self, width: int) -> tuple[list[int], int]:
+        """(rows of each block, vectors side by side) that keep the sums in registers."""
+        lanes, sums = self.registers
+        best = None
+        for vectors in range(1, 9):
+            most = sums // vectors
+            if most == 0:
+                continue
+            count = -(-self.num_rows // most)
+            rows = [self.num_rows // count + (k < self.num_rows % count) for k in range(count)]
+            # Per turn two multiply-adds or two loads a cycle, and four before a sum is there.
+            cycles = sum(max(m * vectors / 2, (m + vectors) / 2, 4.0) for m in rows)
+            cost = (cycles * -(-width // (vectors * lanes)), vectors)
+            if best is None or cost < best[0]:
+                best = (cost, rows, vectors)
+        assert best is not None
+        return best[1], best[2]
+
+    def _product(self, each: Op, packs: list[str], scratch: str) -> str:
+        vectors, matrix, is_by_row = self._factors(each)
+        depth, width = vectors.shape[-1], each.outputs[0].shape[-1]
+        rows, count = self._blocks(width)
+        panel = count * self.registers.lanes
+        panels = -(-width // panel)
+        k = len(packs) // 2
+        start = self.reserve(panels * panel * depth)
+        packs.append(f"%packed{k} = getelementptr float, ptr {scratch}, i64 {start}")
+        self.functions.append(_pack(f"@pack{k}", depth, width, panel, is_by_row))
+        packs.append(f"call void @pack{k}(ptr {self.pointers[matrix]}, ptr %packed{k})")
+        place = self.resolve(vectors) or self.stored[vectors]
+        out = self.places[each.outputs[0]]
+        for m in sorted(set(rows)):
+            self.functions.append(
+                _block(f"@block{k}_{m}", m, count, self.registers.lanes, depth, place, out)
+            )
+        lines = ["entry:", "br label %panel", "panel:", "%j = phi i64 [0, %entry], [%j2, %panel]"]
+        lines += [f"%p = mul i64 %j, {depth * panel}", "%pp = getelementptr float, ptr %b, i64 %p"]
+        lines += [f"%c0 = mul i64 %j, {panel}"]
+        first = 0
+        for i, m in enumerate(rows):
+            at = first * place.stride + place.offset
+            lines += [f"%a{i} = getelementptr float, ptr %a, i64 {at}"]
+            lines += [f"%o{i} = add i64 %c0, {first * out.stride}"]
+            lines += [f"%c{i}p = getelementptr float, ptr %c, i64 %o{i}"]
+            lines += [f"call void @block{k}_{m}(ptr %a{i}, ptr %pp, ptr %c{i}p)"]
+            first += m
+        lines += ["%j2 = add i64 %j, 1", f"%more = icmp ult i64 %j2, {panels}"]
+        lines += ["br i1 %more, label %panel, label %done", "done:", "ret void"]
+        head = f"internal void @product{k}(ptr noalias %a, ptr noalias %b, ptr noalias %c) noinline"
+        self.functions.append(_define(head, lines))
+        return f"call void @product{k}(ptr {place.pointer}, ptr %packed{k}, ptr {out.pointer})"
+
+    # The whole.
+
+    def _handler(self, body, packs, results) -> Text:
+        """`@main`: answers what XLA asks of it, then walks."""
+        inputs = self.program.inputs
+        lines = ["entry:", *_field("%extension", "%frame", 8, "ptr")]
+        lines += ["%plain = icmp eq ptr %extension, null"]
+        lines += ["br i1 %plain, label %stage, label %ask", "ask:"]
+        lines += _field("%kind", "%extension", 8, "i32")
+        lines += ["%about = icmp eq i32 %kind, 1", "br i1 %about, label %tell, label %stage"]
+        lines += ["tell:", *_field("%metadata", "%extension", 24, "ptr")]
+        for offset, number in ((24, FFI_VERSION[0]), (28, FFI_VERSION[1]), (32, 0)):
+            lines += [f"%m{offset} = getelementptr i8, ptr %metadata, i64 {offset}"]
+            lines += [f"store i32 {number}, ptr %m{offset}"]
+        lines += ["ret ptr null", "stage:", *_field("%now", "%frame", 32, "i32")]
+        lines += ["%go = icmp eq i32 %now, 3", "br i1 %go, label %walk, label %not", "not:"]
+        lines += ["ret ptr null", "walk:"]
+        for group, offset, names in (
+            ("args", 72, [f"%x{k}" if v in self.rows else f"%a{k}" for k, v in enumerate(inputs)]),
+            ("rets", 112, results),
+        ):
+            lines += _field(f"%{group}", "%frame", offset, "ptr")
+            for k, name in enumerate(names):
+                if name.startswith("%a") and inputs[k] in self.carry:
+                    name = f"%first{k - len(self.fixed)}"
+                lines += _field(f"%{group}{k}", f"%{group}", 8 * k, "ptr")
+                lines += _field(name, f"%{group}{k}", 24, "ptr")
+        lines += [*packs, "br label %step", "step:"]
+        lines += ["%n = phi i64 [0, %walk], [%n2, %step]"]
+        for k, value in enumerate(self.carry):
+            pointer = self.pointers[value]
+            lines += [f"{pointer} = phi ptr [%first{k}, %walk], [%next{k}, %step]"]
+        lines += [f"%t = sub i64 {self.length - 1}, %n" if self.reverse else "%t = add i64 %n, 0"]
+        lines += ["%low = and i64 %n, 1", "%odd = icmp eq i64 %low, 1"]
+        for value in self.rows:
+            pointer = self.pointers[value]
+            size = value.size * (1 if value.dtype == np.bool_ else BYTES)
+            lines += [f"{pointer}.at = mul i64 %t, {size}"]
+            whole = pointer.replace("%a", "%x")
+            lines += [f"{pointer} = getelementptr i8, ptr {whole}, i64 {pointer}.at"]
+        lines += [*body, "%n2 = add i64 %n, 1", f"%more = icmp ult i64 %n2, {self.length}"]
+        lines += ["br i1 %more, label %step, label %done", "done:"]
+        for k, value in enumerate(self.carry):
+            lines += [
+                f"call void @llvm.memcpy.p0.p0.i64(ptr {results[k]}, ptr %next{k}, "
+                f"i64 {value.size * BYTES}, i1 false)"
+            ]
+        lines += ["ret ptr null"]
+        functions = [*self.functions, _define("ptr @main(ptr %frame)", lines)]
+        lanes = sorted({*self.lanes, self.registers.lanes})
+        heads = ["declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)"]
+        heads += [text for n in lanes for text in _functions_of_vectors(n)]
+        order = [self.emitted.index(value) for value in self.program.outputs[len(self.carry) :]]
+        return Text("\n".join([*heads, *functions]), max(self.scratch, 1), order)
+
+
+SAME = {"copy", "reshape", "convert_element_type", "squeeze", "expand_dims", "copy_p"}
+FFI_VERSION = (0, 3)  # of xla/ffi/api/c_api.h, whose layout `_Writer._handler` reads
+SUMS = {"add": "fadd", "add_any": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
+FLAGS = {"and": "and", "or": "or", "xor": "xor"}
+ORDERS = {"eq": "oeq", "ne": "une", "lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge"}
+CALLS = {
+    "tanh": "seqlab.tanh", "logistic": "seqlab.logistic", "exp": "seqlab.exp",
+    "max": "llvm.maximum", "min": "llvm.minimum", "abs": "llvm.fabs", "sqrt": "llvm.sqrt",
+}  # fmt: skip
+
+
+class _Columns:
+    """Text for some neighbouring columns of one row."""
+
+    def __init__(self, writer, used, lanes, column, prefix, stage, level):
+        writer.lanes.add(lanes)
+        self.writer, self.used, self.lanes, self.prefix = writer, used, lanes, prefix
+        self.column, self.stage, self.level = column, stage, level
+        self.lines: list[str] = []
+        self.known: dict[tuple[Value, int], str] = {}
+        self.made: dict[str, str] = {}
+
+    def store(self, parts) -> list[str]:
+        """Every value into its place."""
+        found = [(self.vector(value, at), place, at) for value, place, at in parts]
+        for name, place, at in found:
+            to = self.address(place._replace(offset=place.offset + at))
+            self.lines.append(f"store <{self.lanes} x float> {name}, ptr {to}, align 4")
+        return self.lines
+
+    def name(self, text: str) -> str:
+        """The name of what `text` computes; the same text is computed once."""
+        if text not in self.made:
+            self.made[text] = f"%{self.prefix}{len(self.made)}"
+            self.lines.append(f"{self.made[text]} = {text}")
+        return self.made[text]
+
+    def pointer(self, outer: str) -> str:
+        return self.used.setdefault(outer, f"%p{len(self.used)}")
+
+    def address(self, place: Place) -> str:
+        row = self.name(f"mul i64 %r, {place.stride}")
+        at = self.name(f"add i64 {row}, {self.column}")
+        start = self.name(f"getelementptr float, ptr {self.pointer(place.pointer)}, i64 {at}")
+        return self.name(f"getelementptr float, ptr {start}, i64 {place.offset}")
+
+    def splat(self, kind: str, scalar: str) -> str:
+        one = self.name(f"insertelement <{self.lanes} x {kind}> poison, {kind} {scalar}, i32 0")
+        zeros = f"<{self.lanes} x i32> zeroinitializer"
+        vector = f"<{self.lanes} x {kind}>"
+        return self.name(f"shufflevector {vector} {one}, {vector} poison, {zeros}")
+
+    def atom(self, atom: Atom, at: int) -> str:
+        if isinstance(atom, Value):
+            return self.vector(atom, at)
+        number = np.asarray(atom.value)
+        if number.size != 1:
+            raise Unsupported("a constant that is no single number")
+        return _constant(number.reshape(())[()], self.lanes)
+
+    def vector(self, value: Value, at: int) -> str:
+        """The name of its columns from `at` on."""
+        if (value, at) not in self.known:
+            self.known[value, at] = self._vector(value, at)
+        return self.known[value, at]
+
+    def _vector(self, value, at):
+        place = self.writer._load_place(value, self.stage, self.level)
+        if place is not None:
+            if value.dtype != np.float32:
+                raise Unsupported("flags for every unit")
+            from_ = self.address(place._replace(offset=place.offset + at))
+            return self.name(f"load <{self.lanes} x float>, ptr {from_}, align 4")
+        each = self.writer.maker.get(value)
+        if each is None:
+            raise Unsupported(f"an input of shape {value.shape}")
+        if not self.writer.is_full(value):
+            raise Unsupported(f"{each.name} of shape {value.shape}")
+        return self._operation(each, value, at)
+
+    def _operation(self, each, value, at):
+        vector = f"<{self.lanes} x float>"
+        if each.name == "broadcast_in_dim":
+            return self._broadcast(each.inputs[0], each.params["broadcast_dimensions"], value, at)
+        if each.name == "concatenate":
+            if each.params["dimension"] != len(value.shape) - 1:
+                raise Unsupported("a concatenation along another axis than the last")
+            start = 0
+            for piece in each.inputs:
+                if start <= at < start + piece.shape[-1]:
+                    return self.atom(piece, at - start)
+                start += piece.shape[-1]
+        if each.name in ("split", "slice"):
+            return self.vector(each.inputs[0], at + self.writer._start(each, value))
+        if each.name in SAME:
+            (source,) = each.inputs
+            if isinstance(source, Value) and source.shape == value.shape:
+                if source.dtype == value.dtype:
+                    return self.vector(source, at)
+                if source.dtype == np.bool_:
+                    flags = self.vector(source, at)
+                    return self.name(f"uitofp <{self.lanes} x i1> {flags} to {vector}")
+            raise Unsupported(f"{each.name} to shape {value.shape}")
+        if each.name == "select_n":
+            which, *cases = each.inputs
+            if len(cases) != 2 or value.dtype != np.float32:
+                raise Unsupported("a choice of more than two")
+            flags, no, yes = (self.atom(atom, at) for atom in (which, *cases))
+            return self.name(
+                f"select <{self.lanes} x i1> {flags}, {vector} {yes}, {vector} {no}"
+            )
+        inputs = [self.atom(atom, at) for atom in each.inputs]
+        if each.name in SUMS:
+            contract = "" if each.name == "div" else "contract "
+            return self.name(f"{SUMS[each.name]} {contract}{vector} {inputs[0]}, {inputs[1]}")
+        if each.name in ORDERS and all(a.dtype == np.float32 for a in _values(each)):
+            return self.name(f"fcmp {ORDERS[each.name]} {vector} {inputs[0]}, {inputs[1]}")
+        if each.name in FLAGS:
+            return self.name(f"{each.name} <{self.lanes} x i1> {inputs[0]}, {inputs[1]}")
+        if each.name == "not":
+            return self.name(f"xor <{self.lanes} x i1> {inputs[0]}, {_constant(True, self.lanes)}")
+        if each.name == "neg":
+            return self.name(f"fneg {vector} {inputs[0]}")
+        if each.name == "square":
+            return self.name(f"fmul contract {vector} {inputs[0]}, {inputs[0]}")
+        if each.name == "integer_pow" and each.params["y"] in (2, 3):
+            power = self.name(f"fmul contract {vector} {inputs[0]}, {inputs[0]}")
+            if each.params["y"] == 2:
+                return power
+            return self.name(f"fmul contract {vector} {power}, {inputs[0]}")
+        if each.name in CALLS:
+            args = ", ".join(f"{vector} {name}" for name in inputs)
+            return self.name(f"call {vector} @{CALLS[each.name]}.v{self.lanes}f32({args})")
+        raise Unsupported(f"the operation {each.name}")
+
+    def _broadcast(self, source, axes, value, at):
+        writer = self.writer
+        if isinstance(source, Constant) or source.shape == value.shape:
+            return self.atom(source, at)
+        while source in writer.maker and writer.maker[source].name in SAME | {"broadcast_in_dim"}:
+            below = writer.maker[source].inputs[0]
+            if isinstance(below, Constant) or below.size != source.size:
+                break
+            source = below
+        if source not in writer.pointers:
+            raise Unsupported(f"a computed value of shape {source.shape} repeated")
+        pointer = self.pointer(writer.pointers[source])
+        kind = "i8" if source.dtype == np.bool_ else "float"
+        is_over_rows = tuple(axes) != (len(value.shape) - 1,)
+        if source.size == 1:
+            scalar = self.name(f"load {kind}, ptr {pointer}")
+        elif not is_over_rows and source.shape == value.shape[-1:] and kind == "float":
+            start = self.name(f"getelementptr float, ptr {pointer}, i64 {self.column}")
+            start = self.name(f"getelementptr float, ptr {start}, i64 {at}")
+            return self.name(f"load <{self.lanes} x float>, ptr {start}, align 4")
+        elif writer.is_row(source) and is_over_rows:
+            start = self.name(f"getelementptr {kind}, ptr {pointer}, i64 %r")
+            scalar = self.name(f"load {kind}, ptr {start}")
+        else:
+            raise Unsupported(f"a value of shape {source.shape} repeated along {axes}")
+        if kind == "i8":
+            return self.splat("i1", self.name(f"trunc i8 {scalar} to i1"))
+        return self.splat("float", scalar)
+
+
+def _values(each):
+    return [atom for atom in each.inputs if isinstance(atom, Value)]
+
+
+def _without_repeats(program: Program) -> Program:
+    """The same operation on the same values is kept once."""
+    same: dict[Atom, Atom] = {}
+    seen: dict[tuple, Op] = {}
+    ops = []
+    for each in program.ops:
+        inputs = tuple(same.get(atom, atom) for atom in each.inputs)
+        keys = [repr(a.value) if isinstance(a, Constant) else a for a in inputs]
+        key = (each.name, *keys, repr(sorted(each.params.items(), key=lambda item: item[0])))
+        if key in seen:
+            same.update(zip(each.outputs, seen[key].outputs, strict=True))
+        else:
+            seen[key] = each._replace(inputs=inputs)
+            ops.append(seen[key])
+    outputs = [same.get(atom, atom) for atom in program.outputs]
+    return Program(program.inputs, ops, outputs)
+
+
+def _define(head: str, lines: Iterable[str]) -> str:
+    return "\n".join([f"define {head} {{", *lines, "}"])
+
+
+def _field(name: str, pointer: str, offset: int, kind: str) -> list[str]:
+    """A field of a structure of XLA's."""
+    return [
+        f"{name}.at = getelementptr i8, ptr {pointer}, i64 {offset}",
+        f"{name} = load {kind}, ptr {name}.at",
+    ]
+
+
+def _constant(number, lanes: int) -> str:
+    if isinstance(number, bool | np.bool_):
+        return "<" + ", ".join([f"i1 {'true' if number else 'false'}"] * lanes) + ">"
+    text = struct.pack(">d", float(np.float32(number))).hex()
+    return "<" + ", ".join([f"float 0x{text}"] * lanes) + ">"
+
+
+def _block(name, rows, count, lanes, depth, place, out) -> str:
+    """C [rows, panel] = A [rows, K] times a panel [K, panel], the sums in registers."""
+    vector, turns = f"<{lanes} x float>", 4
+    lines = ["entry:"]
+    cells = [(i, j) for i in range(rows) for j in range(count)]
+
+    def turn(prefix, u, sums):
+        """One more row of the panel."""
+        for j in range(count):
+            at = (u * count + j) * lanes
+            lines.append(f"%{prefix}q{j} = getelementptr float, ptr %{prefix[0]}b, i64 {at}")
+            lines.append(f"%{prefix}b{j} = load {vector}, ptr %{prefix}q{j}, align 4")
+        for i in range(rows):
+            at = i * place.stride + u
+            lines.append(f"%{prefix}p{i} = getelementptr float, ptr %{prefix[0]}a, i64 {at}")
+            lines.append(f"%{prefix}x{i} = load float, ptr %{prefix}p{i}, align 4")
+            lines.append(
+                f"%{prefix}y{i} = insertelement {vector} poison, float %{prefix}x{i}, i32 0"
+            )
+            lines.append(
+                f"%{prefix}a{i} = shufflevector {vector} %{prefix}y{i}, {vector} poison, "
+                f"<{lanes} x i32> zeroinitializer"
+            )
+            for j in range(count):
+                lines.append(
+                    f"%{prefix}s{i}_{j} = call {vector} @llvm.fma.v{lanes}f32({vector} "
+                    f"%{prefix}a{i}, {vector} %{prefix}b{j}, {vector} {sums[i, j]})"
+                )
+        return {(i, j): f"%{prefix}s{i}_{j}" for i, j in cells}
+
+    whole = depth // turns * turns
+    sums = dict.fromkeys(cells, "zeroinitializer")
+    if whole:
+        lines += ["br label %turn", "turn:", "%k = phi i64 [0, %entry], [%k2, %turn]"]
+        lines += ["%ma = phi ptr [%a, %entry], [%ma2, %turn]"]
+        lines += ["%mb = phi ptr [%b, %entry], [%mb2, %turn]"]
+        for i, j in cells:
+            last = f"%m{turns - 1}s{i}_{j}"
+            lines.append(f"%s{i}_{j} = phi {vector} [zeroinitializer, %entry], [{last}, %turn]")
+        sums = {(i, j): f"%s{i}_{j}" for i, j in cells}
+        for u in range(turns):
+            sums = turn(f"m{u}", u, sums)
+        lines += [f"%ma2 = getelementptr float, ptr %ma, i64 {turns}"]
+        lines += [f"%mb2 = getelementptr float, ptr %mb, i64 {turns * count * lanes}"]
+        lines += [f"%k2 = add i64 %k, {turns}", f"%more = icmp ult i64 %k2, {whole}"]
+        lines += ["br i1 %more, label %turn, label %rest", "rest:"]
+    lines += [f"%ra = getelementptr float, ptr %a, i64 {whole}"]
+    lines += [f"%rb = getelementptr float, ptr %b, i64 {whole * count * lanes}"]
+    for u in range(depth - whole):
+        sums = turn(f"r{u}", u, sums)
+    for i, j in cells:
+        at = i * out.stride + j * lanes
+        lines.append(f"%c{i}_{j} = getelementptr float, ptr %c, i64 {at}")
+        lines.append(f"store {vector} {sums[i, j]}, ptr %c{i}_{j}, align 4")
+    head = f"internal void {name}(ptr noalias %a, ptr noalias %b, ptr noalias %c) noinline"
+    return _define(head, [*lines, "ret void"])
+
+
+def _pack(name, depth, width, panel, is_by_row) -> str:
+    """A matrix, [K, N] or (not by row) [N, K], into panels [N / panel, K, panel], zeros added."""
+    panels = -(-width // panel)
+    stride = (width, 1) if is_by_row else (1, depth)
+    lines = ["entry:", "br label %panel", "panel:", "%j = phi i64 [0, %entry], [%j2, %done]"]
+    lines += [f"%first = mul i64 %j, {panel}", f"%left = sub i64 {width}, %first"]
+    lines += [f"%full = icmp uge i64 %left, {panel}"]
+    lines += [f"%some = select i1 %full, i64 {panel}, i64 %left"]
+    lines += [f"%to = mul i64 %first, {depth}", "br label %row", "row:"]
+    lines += ["%k = phi i64 [0, %panel], [%k2, %end]"]
+    lines += [f"%tk = mul i64 %k, {panel}", "%at = add i64 %to, %tk"]
+    lines += [f"%fk = mul i64 %k, {stride[0]}", "br label %column", "column:"]
+    lines += ["%n = phi i64 [0, %row], [%n2, %column]", "%here = icmp ult i64 %n, %some"]
+    lines += ["%column0 = add i64 %first, %n"]
+    lines += ["%inside = select i1 %here, i64 %column0, i64 %first"]
+    lines += [f"%fn = mul i64 %inside, {stride[1]}", "%from = add i64 %fk, %fn"]
+    lines += ["%p = getelementptr float, ptr %m, i64 %from", "%x = load float, ptr %p, align 4"]
+    lines += ["%y = select i1 %here, float %x, float 0.0", "%d = add i64 %at, %n"]
+    lines += ["%q = getelementptr float, ptr %o, i64 %d", "store float %y, ptr %q, align 4"]
+    lines += ["%n2 = add i64 %n, 1", f"%more = icmp ult i64 %n2, {panel}"]
+    lines += ["br i1 %more, label %column, label %end", "end:", "%k2 = add i64 %k, 1"]
+    lines += [f"%again = icmp ult i64 %k2, {depth}", "br i1 %again, label %row, label %done"]
+    lines += ["done:", "%j2 = add i64 %j, 1", f"%on = icmp ult i64 %j2, {panels}"]
+    lines += ["br i1 %on, label %panel, label %out", "out:", "ret void"]
+    return _define(f"internal void {name}(ptr noalias %m, ptr noalias %o) noinline", lines)
+
+
+# tanh(x) = x p(x^2) / q(x^2), lowest power first; x is kept within +-TANH_BOUND.
+TANH_BOUND = 7.90531110763549805
+TANH_OVER = (
+    4.89352455891786e-03, 6.37261928875436e-04, 1.48572235717979e-05, 5.12229709037114e-08,
+    -8.60467152213735e-11, 2.00018790482477e-13, -2.76076847742355e-16,
+)  # fmt: skip
+TANH_UNDER = (4.89352518554385e-03, 2.26843463243900e-03, 1.18534705686654e-04, 1.19825839466702e-06)
+# exp(r) = 1 + r + r^2 p(r) for |r| <= log(2) / 2, lowest power first.
+EXP = (0.5, 1.6666665459e-1, 4.1665795894e-2, 8.3334519073e-3, 1.3981999507e-3, 1.9875691500e-4)
+EXP_LARGEST, EXP_LEAST = 88.72283, -87.33654  # beyond: infinity; zero, as where denormals are
+LOG2_HIGH, LOG2_LOW = 0.693359375, -2.12194440e-4
+ROUND = 12582912.0  # 1.5 * 2^23: adding it leaves a whole number in the last bits
+
+
+def _functions_of_vectors(lanes: int) -> Iterator[str]:
+    """Declarations and functions of one width."""
+    vector, ints = f"<{lanes} x float>", f"<{lanes} x i32>"
+    suffix = f"v{lanes}f32"
+    for name, count in (("fma", 3), ("maximum", 2), ("minimum", 2), ("fabs", 1), ("sqrt", 1)):
+        yield f"declare {vector} @llvm.{name}.{suffix}({', '.join([vector] * count)})"
+
+    def number(value):
+        return _constant(value, lanes)
+
+    def fma(name, a, b, c):
+        args = ", ".join(f"{vector} {each}" for each in (a, b, c))
+        return f"{name} = call {vector} @llvm.fma.{suffix}({args})"
+
+    def polynomial(prefix, x, coefficients):
+        """Horner's scheme: (lines, name of the result)."""
+        total, lines = number(coefficients[-1]), []
+        for k, c in enumerate(coefficients[-2::-1]):
+            lines.append(fma(f"%{prefix}{k}", total, x, number(c)))
+            total = f"%{prefix}{k}"
+        return lines, total
+
+    def clamp(prefix, x, low, high):
+        """Within bounds; NaN stays NaN."""
+        return [
+            f"%{prefix}h = fcmp ogt {vector} {x}, {number(high)}",
+            f"%{prefix}m = select <{lanes} x i1> %{prefix}h, {vector} {number(high)}, {vector} {x}",
+            f"%{prefix}l = fcmp olt {vector} %{prefix}m, {number(low)}",
+            f"%{prefix} = select <{lanes} x i1> %{prefix}l, {vector} {number(low)}, "
+            f"{vector} %{prefix}m",
+        ]
+
+    lines = [*clamp("c", "%x", -TANH_BOUND, TANH_BOUND), f"%z = fmul {vector} %c, %c"]
+    over, p = polynomial("p", "%z", TANH_OVER)
+    under, q = polynomial("q", "%z", TANH_UNDER)
+    lines += [*over, *under, f"%o = fmul {vector} %c, {p}", f"%y = fdiv {vector} %o, {q}"]
+    yield _define(
+        f"internal {vector} @seqlab.tanh.{suffix}({vector} %x) alwaysinline",
+        [*lines, f"ret {vector} %y"],
+    )
+
+    # Clamped to where 2^n is a normal number, then mended outside.
+    lines = [*clamp("c", "%x", -86.9, 88.7), fma("%t", "%c", number(1.44269504), number(ROUND))]
+    lines += [f"%n = fsub {vector} %t, {number(ROUND)}"]
+    lines += [fma("%r1", "%n", number(-LOG2_HIGH), "%c"), fma("%r", "%n", number(-LOG2_LOW), "%r1")]
+    terms, p = polynomial("p", "%r", EXP)
+    lines += [*terms, f"%rr = fmul {vector} %r, %r", fma("%s", p, "%rr", "%r")]
+    lines += [f"%y = fadd {vector} %s, {number(1.0)}"]
+    shift = "<" + ", ".join(["i32 23"] * lanes) + ">"
+    lines += [f"%ti = bitcast {vector} %t to {ints}", f"%e = shl {ints} %ti, {shift}"]
+    lines += [f"%yi = bitcast {vector} %y to {ints}", f"%si = add {ints} %yi, %e"]
+    lines += [f"%w = bitcast {ints} %si to {vector}"]
+    lines += [f"%isbig = fcmp ogt {vector} %x, {number(EXP_LARGEST)}"]
+    lines += [f"%issmall = fcmp olt {vector} %x, {number(EXP_LEAST)}"]
+    lines += [f"%isnan = fcmp uno {vector} %x, %x"]
+    for name, test, value, other in (
+        ("%w1", "%isbig", number(np.inf), "%w"),
+        ("%w2", "%issmall", number(0.0), "%w1"),
+        ("%w3", "%isnan", "%x", "%w2"),
+    ):
+        lines += [f"{name} = select <{lanes} x i1> {test}, {vector} {value}, {vector} {other}"]
+    yield _define(
+        f"internal {vector} @seqlab.exp.{suffix}({vector} %x) alwaysinline",
+        [*lines, f"ret {vector} %w3"],
+    )
+
+    lines = [f"%m = fneg {vector} %x", f"%e = call {vector} @seqlab.exp.{suffix}({vector} %m)"]
+    lines += [f"%d = fadd {vector} %e, {number(1.0)}", f"%y = fdiv {vector} {number(1.0)}, %d"]
+    yield _define(
+        f"internal {vector} @seqlab.logistic.{suffix}({vector} %x) alwaysinline",
+        [*lines, f"ret {vector} %y"],
+    )
