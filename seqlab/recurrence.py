@@ -1,5 +1,6 @@
 """The one loop over time, and the layers made of it."""
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple, cast
@@ -9,16 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqlab.fast.loop import walk
+from seqlab.fast.machine import Unsupported
 from seqlab.fast.program import joined
 from seqlab.types import SHARDS, Array, Carry, Cell, Params, RoutedCell
 
-FORMS = ("auto", "fast", "scan", "associative", "native")
+FORMS = ("auto", "native", "fast", "scan", "associative")
+UNFIT = (
+    "the step holds a loop, an effect or a jax.custom_vjp of its own, or is in a shard_map with "
+    "check_vma"
+)
 NEEDS = {
-    "fast": "the step holds a loop, an effect or a jax.custom_vjp of its own, or is in a shard_map "
-    "with check_vma",
+    "fast": UNFIT,
+    "native": UNFIT,
     "associative": "the step is not affine in each unit of the carry",
 }
-_form = jax.make_user_context(default_value="auto")  # `jax.jit` traces anew where it differs
+# `jax.jit` traces anew where it differs.
+_form = jax.make_user_context(default_value=os.environ.get("SEQLAB_FORM", "auto"))
 
 
 def using(form: str) -> AbstractContextManager[None]:
@@ -93,12 +100,15 @@ def unroll(
       recurrent_mask: None, or [..., H], constant over time: what the cell's matrices read of h is
         multiplied by it (variational dropout). Only for cells whose `step` takes it.
       form: "fast", the loop from which everything is taken that does not wait for the step before
-        (`seqlab.fast.loop`); "scan", the plain `jax.lax.scan` of `step`; "auto", the fast one where
-        it can be had: the step holds no loop, effect or `jax.custom_vjp` of its own, and is in no
-        `jax.shard_map` with check_vma; "associative", in parallel over time, for a cell whose step
-        is affine in each unit of the carry (MinGRU, MinLSTM, LRU): for a GPU, slower than the loop
-        on a processor. All give the same values and derivatives, to rounding. None is what `using`
-        says, else "auto".
+        (`seqlab.fast.loop`); "native", the same with what is left as machine code of its own
+        (`seqlab.fast.native`: on a processor, with llvmlite, for steps of matrix products and
+        operations element by element); "scan", the plain `jax.lax.scan` of `step`; "auto", the
+        first of native, fast and scan that can be had: neither of the two where the step holds a
+        loop, an effect or a `jax.custom_vjp` of its own, or is in a `jax.shard_map` with check_vma;
+        "associative", in parallel over time, for a cell whose step is affine in each unit of the
+        carry (MinGRU, MinLSTM, LRU): for a GPU, slower than the loop on a processor. All give the
+        same values and derivatives, to rounding. None is what `using` says, else the environment
+        variable SEQLAB_FORM, else "auto".
 
     Returns:
       Unrolled(carry, ys, carries).
@@ -196,18 +206,24 @@ def unroll(
     with jax.named_scope("unroll"):
         found = None
         if form != "scan":
-            found = walk(
-                body,
-                same,
-                carry,
-                steps,
-                axes=axes,
-                reverse=reverse,
-                chunk=remat_every,
-                remat=remat_every is not None,
-                is_parallel=form == "associative",
-                is_native=form in ("auto", "native"),
-            )
+            try:
+                found = walk(
+                    body,
+                    same,
+                    carry,
+                    steps,
+                    axes=axes,
+                    reverse=reverse,
+                    chunk=remat_every,
+                    remat=remat_every is not None,
+                    is_parallel=form == "associative",
+                    is_native={"auto": None, "native": True}.get(form, False),
+                )
+            except Unsupported as error:
+                name = type(cell).__name__
+                raise ValueError(
+                    f"{name}: form={form!r} cannot be had: {error}; use 'auto'"
+                ) from None
             if found is None and form != "auto":
                 name = type(cell).__name__
                 raise ValueError(f"{name}: form={form!r} cannot be had: {NEEDS[form]}; use 'auto'")

@@ -19,6 +19,9 @@ os.environ.setdefault(
     " --xla_cpu_use_fusion_emitters=false",
 )
 
+# The same for loops of machine code; tests of those name the form.
+os.environ.setdefault("SEQLAB_FORM", "fast")  # read when seqlab is imported; inherited too
+
 import jax
 import pytest
 from hypothesis import HealthCheck, settings

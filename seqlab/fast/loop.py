@@ -22,6 +22,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from seqlab.fast import native
 from seqlab.fast.associative import is_affine, walk_associative
+from seqlab.fast.machine import Unsupported
 from seqlab.fast.program import (
     Body,
     from_jaxpr,
@@ -63,7 +64,7 @@ def walk(
     chunk: int | None = None,
     remat: bool = False,
     is_parallel: bool = False,
-    is_native: bool = False,
+    is_native: bool | None = False,
 ) -> tuple[Any, Any] | None:
     """`jax.lax.scan` of carry_t = body(weights, carry_{t-1}, xs_t), faster and to differentiate.
 
@@ -79,13 +80,16 @@ def walk(
       remat: keep only the carries between chunks for the backward pass and compute the rest again.
       is_parallel: by `jax.lax.associative_scan`, for a body that is affine in each unit of the
         carry (`seqlab.fast.associative`).
-      is_native: what is left to the loop is machine code of its own (`seqlab.fast.native`) where it
-        can be.
+      is_native: what is left to the loop is machine code of its own (`seqlab.fast.native`); None for
+        where it can be.
 
     Returns:
       (carry after the last step, carries after each step with leaves [T, ...]); None where the body
       holds what cannot be cut (a loop of its own, an effect, `jax.custom_vjp`), where `shard_map`
       checks what varies, or where the body is not affine.
+
+    Raises:
+      Unsupported: `is_native`, and the body cannot be; the message says why.
     """
     leaves, tree = jax.tree.flatten(carry)
     weight_leaves, weight_tree = jax.tree.flatten(weights)
@@ -124,7 +128,11 @@ def walk(
 
     chunk = min(chunk, num_steps)
     whole = num_steps // chunk * chunk
-    is_native = is_native and _is_native(cut, fixed, leaves, chunk, reverse)
+    if is_native is not False:
+        reason = native.why_not() or _without_text(cut, fixed, leaves, chunk, reverse)
+        if is_native and reason is not None:
+            raise Unsupported(reason)
+        is_native = reason is None
     pieces = [Piece(cut, tuple(time_axes), reverse, remat, is_native, 0, whole, chunk)]
     if whole < num_steps:
         pieces.append(pieces[0]._replace(start=whole, stop=num_steps, length=num_steps - whole))
@@ -354,10 +362,8 @@ def _over_steps(piece, step, same, carry, rows):
         return jax.lax.scan(partial(step, same), carry, rows, **options)
 
 
-def _is_native(cut, fixed, carry, length, reverse) -> bool:
-    """Whether the steps of a chunk can be machine code of their own."""
-    if native.why_not() is not None or any(leaf.dtype != jnp.float32 for leaf in carry):
-        return False
+def _without_text(cut, fixed, carry, length, reverse) -> str | None:
+    """Why the steps of a chunk cannot be machine code of their own; None where they can."""
     used = set(reads(cut.loop, cut.outputs))
     same = {v: leaf for v, leaf in zip(cut.fixed, fixed, strict=True) if v in used}
 
@@ -369,7 +375,7 @@ def _is_native(cut, fixed, carry, length, reverse) -> bool:
     steps, _ = native.trace_steps(
         step, list(same.values()), carry, cut.handed, length=length, reverse=reverse
     )
-    return not isinstance(steps.text, str)
+    return steps.text if isinstance(steps.text, str) else None
 
 
 def _over_chunks(piece, turn, carry, parts):

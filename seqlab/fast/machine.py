@@ -6,23 +6,22 @@ read in order, and between two products everything that a number of the state ne
 it is in a register. The text is that of any program of vector-matrix products and element by
 element operations; anything else is `Unsupported`, and stays XLA's.
 
-float32. `tanh` is a rational function of degree 13 over 6, within 6 ulp; `exp` is 2^n times a
-polynomial, within 2 ulp; NaN stays NaN in both. Sums and products are contracted (fused
-multiply-add), so results differ from XLA's in the last bits.
+float32 or float64. Sums and products are contracted (fused multiply-add), and `exp`, `tanh` and
+`logistic` are approximations of their own (`seqlab.fast.elementary`), so results differ from XLA's
+in the last bits.
 
-References: Goto and van de Geijn, 2008 (panels, register blocks); Cody and Waite, 1980 (exp).
+References: Goto and van de Geijn, 2008 (panels, register blocks).
 """
 
-import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 
+from seqlab.fast.elementary import DOUBLE, FLOAT, constant, define, functions
 from seqlab.fast.program import Atom, Constant, Op, Program, Value
 
-BYTES = 4  # of a float
-ALIGNED = 16  # floats at the start of every part of the scratch memory
+ALIGNED = 16  # numbers at the start of every part of the scratch memory
 
 
 class Unsupported(Exception):
@@ -30,9 +29,9 @@ class Unsupported(Exception):
 
 
 class Registers(NamedTuple):
-    """Of a processor: floats in one, and how many can hold sums."""
+    """Of a processor: bytes of one, and how many can hold sums."""
 
-    lanes: int
+    bytes: int
     sums: int
 
 
@@ -40,12 +39,12 @@ class Text(NamedTuple):
     """A function in LLVM's language, which XLA calls by its foreign function interface."""
 
     code: str
-    scratch: int  # floats of scratch memory, its last result
+    scratch: int  # numbers of scratch memory, its last result
     emits: list[int]  # for each emitted value, which of the results it is
 
 
 class Place(NamedTuple):
-    """Where a matrix [R, F] lies: `pointer` + (row * `stride` + `offset`) floats."""
+    """Where a matrix [R, F] lies: `pointer` + (row * `stride` + `offset`) numbers."""
 
     pointer: str
     stride: int
@@ -83,7 +82,7 @@ def write(
 class _Writer:
     def __init__(self, program, num_fixed, num_carry, length, reverse, registers):
         self.program = _without_repeats(program)
-        self.registers, self.length, self.reverse = registers, length, reverse
+        self.length, self.reverse = length, reverse
         inputs = self.program.inputs
         self.fixed = inputs[:num_fixed]
         self.carry = inputs[num_fixed : num_fixed + num_carry]
@@ -93,13 +92,21 @@ class _Writer:
         self.maker = {value: each for each in self.program.ops for value in each.outputs}
         if not self.carry or not self.carry[0].shape:
             raise Unsupported("a carry without units")
+        self.dtype = self.carry[0].dtype
+        if self.dtype not in (np.float32, np.float64):
+            raise Unsupported(f"numbers of dtype {self.dtype}")
+        self.kind = FLOAT if self.dtype == np.float32 else DOUBLE
+        self.number = self.kind.name
+        self.wide, self.sums = registers.bytes // self.kind.bytes, registers.sums
         self.lead = self.carry[0].shape[:-1]
         self.num_rows = int(np.prod(self.lead, dtype=int))
         for value in (*self.carry, *self.after, *self.emitted):
             if isinstance(value, Constant) or not self.is_full(value):
                 raise Unsupported("a carry or a result of another shape than [..., units]")
+            if value.dtype == np.bool_:
+                raise Unsupported("flags that are carried or handed on")
         for value in (*inputs, *(v for each in self.program.ops for v in each.outputs)):
-            if value.dtype not in (np.float32, np.bool_):
+            if value.dtype not in (self.dtype, np.bool_):
                 raise Unsupported(f"numbers of dtype {value.dtype}")
         self.scratch = 0
         self.places: dict[Value, Place] = {}
@@ -115,9 +122,9 @@ class _Writer:
         """Whether it has one number for each row of the batch."""
         return value.shape in (self.lead, (*self.lead, 1))
 
-    def reserve(self, floats: int) -> int:
+    def reserve(self, count: int) -> int:
         start = self.scratch
-        self.scratch += -(-floats // ALIGNED) * ALIGNED
+        self.scratch += -(-count // ALIGNED) * ALIGNED
         return start
 
     # Stages: what waits for as many products.
@@ -136,11 +143,11 @@ class _Writer:
         scratch = results[-1]
         for each in products:
             value = each.outputs[0]
-            width = self._blocks(value.shape[-1])[1] * self.registers.lanes
+            width = self._blocks(value.shape[-1])[1] * self.wide
             stride = -(-value.shape[-1] // width) * width
             start = self.reserve(self.num_rows * stride)
             name = f"%product{len(self.places)}"
-            body.append(f"{name} = getelementptr float, ptr {scratch}, i64 {start}")
+            body.append(f"{name} = getelementptr {self.number}, ptr {scratch}, i64 {start}")
             self.places[value] = Place(name, stride)
         stores = self._targets(products, level, last, body, results)
 
@@ -179,7 +186,7 @@ class _Writer:
             size = self.num_rows * value.shape[-1]
             name, result = f"%emit{k}", results[len(self.carry) + k]
             body.append(f"{name}.at = mul i64 %t, {size}")
-            body.append(f"{name} = getelementptr float, ptr {result}, i64 {name}.at")
+            body.append(f"{name} = getelementptr {self.number}, ptr {result}, i64 {name}.at")
             store(value, name)
         for k, value in enumerate(self.after):
             if value in stored:
@@ -187,13 +194,17 @@ class _Writer:
                 continue
             starts = [self.reserve(self.num_rows * value.shape[-1]) for _ in range(2)]
             body.append(f"%next{k}.at = select i1 %odd, i64 {starts[0]}, i64 {starts[1]}")
-            body.append(f"%next{k} = getelementptr float, ptr {results[-1]}, i64 %next{k}.at")
+            body.append(
+                f"%next{k} = getelementptr {self.number}, ptr {results[-1]}, i64 %next{k}.at"
+            )
             store(value, f"%next{k}")
 
         def spill(value):
+            if value.dtype == np.bool_:
+                raise Unsupported("flags that wait for a product")
             name = f"%spill{len(stored)}"
             start = self.reserve(self.num_rows * value.shape[-1])
-            body.append(f"{name} = getelementptr float, ptr {results[-1]}, i64 {start}")
+            body.append(f"{name} = getelementptr {self.number}, ptr {results[-1]}, i64 {start}")
             store(value, name)
 
         for each in products:
@@ -279,7 +290,7 @@ class _Writer:
             return {at for at in found if 0 < at < width}
         found = set()
         for atom in each.inputs:
-            if isinstance(atom, Value) and self.is_full(atom) and each.name != "dot_general":
+            if isinstance(atom, Value) and atom.shape == value.shape:
                 found |= self._borders(atom, stage, level)
         return found
 
@@ -293,7 +304,7 @@ class _Writer:
         """A function that stores parts of one width, and the call of it."""
         name = f"@elementwise{len(self.functions)}"
         used: dict[str, str] = {}
-        lanes = self.registers.lanes
+        lanes = self.wide
         whole = width // lanes * lanes
         lines = ["entry:", "br label %rows", "rows:"]
         lines += ["%r = phi i64 [0, %entry], [%r2, %end]"]
@@ -310,7 +321,7 @@ class _Writer:
         lines += ["%r2 = add i64 %r, 1", f"%again = icmp ult i64 %r2, {self.num_rows}"]
         lines += ["br i1 %again, label %rows, label %done", "done:", "ret void"]
         args = ", ".join(f"ptr {inner}" for inner in used.values())
-        self.functions.append(_define(f"internal void {name}({args}) noinline", lines))
+        self.functions.append(define(f"internal void {name}({args}) noinline", lines))
         return f"call void {name}({', '.join(f'ptr {outer}' for outer in used)})"
 
     # Products.
@@ -334,7 +345,7 @@ class _Writer:
 
     def _blocks(self, width: int) -> tuple[list[int], int]:
         """(rows of each block, vectors side by side) that keep the sums in registers."""
-        lanes, sums = self.registers
+        lanes, sums = self.wide, self.sums
         best = None
         for vectors in range(1, 9):
             most = sums // vectors
@@ -354,34 +365,37 @@ class _Writer:
         vectors, matrix, is_by_row = self._factors(each)
         depth, width = vectors.shape[-1], each.outputs[0].shape[-1]
         rows, count = self._blocks(width)
-        panel = count * self.registers.lanes
+        panel = count * self.wide
         panels = -(-width // panel)
         k = len(packs) // 2
         start = self.reserve(panels * panel * depth)
-        packs.append(f"%packed{k} = getelementptr float, ptr {scratch}, i64 {start}")
-        self.functions.append(_pack(f"@pack{k}", depth, width, panel, is_by_row))
+        packs.append(f"%packed{k} = getelementptr {self.number}, ptr {scratch}, i64 {start}")
+        self.functions.append(_pack(f"@pack{k}", depth, width, panel, is_by_row, self.number))
         packs.append(f"call void @pack{k}(ptr {self.pointers[matrix]}, ptr %packed{k})")
         place = self.resolve(vectors) or self.stored[vectors]
         out = self.places[each.outputs[0]]
         for m in sorted(set(rows)):
             self.functions.append(
-                _block(f"@block{k}_{m}", m, count, self.registers.lanes, depth, place, out)
+                _block(f"@block{k}_{m}", m, count, self.wide, depth, place, out, self.kind)
             )
         lines = ["entry:", "br label %panel", "panel:", "%j = phi i64 [0, %entry], [%j2, %panel]"]
-        lines += [f"%p = mul i64 %j, {depth * panel}", "%pp = getelementptr float, ptr %b, i64 %p"]
+        lines += [
+            f"%p = mul i64 %j, {depth * panel}",
+            f"%pp = getelementptr {self.number}, ptr %b, i64 %p",
+        ]
         lines += [f"%c0 = mul i64 %j, {panel}"]
         first = 0
         for i, m in enumerate(rows):
             at = first * place.stride + place.offset
-            lines += [f"%a{i} = getelementptr float, ptr %a, i64 {at}"]
+            lines += [f"%a{i} = getelementptr {self.number}, ptr %a, i64 {at}"]
             lines += [f"%o{i} = add i64 %c0, {first * out.stride}"]
-            lines += [f"%c{i}p = getelementptr float, ptr %c, i64 %o{i}"]
+            lines += [f"%c{i}p = getelementptr {self.number}, ptr %c, i64 %o{i}"]
             lines += [f"call void @block{k}_{m}(ptr %a{i}, ptr %pp, ptr %c{i}p)"]
             first += m
         lines += ["%j2 = add i64 %j, 1", f"%more = icmp ult i64 %j2, {panels}"]
         lines += ["br i1 %more, label %panel, label %done", "done:", "ret void"]
         head = f"internal void @product{k}(ptr noalias %a, ptr noalias %b, ptr noalias %c) noinline"
-        self.functions.append(_define(head, lines))
+        self.functions.append(define(head, lines))
         return f"call void @product{k}(ptr {place.pointer}, ptr %packed{k}, ptr {out.pointer})"
 
     # The whole.
@@ -420,7 +434,7 @@ class _Writer:
         lines += ["%low = and i64 %n, 1", "%odd = icmp eq i64 %low, 1"]
         for value in self.rows:
             pointer = self.pointers[value]
-            size = value.size * (1 if value.dtype == np.bool_ else BYTES)
+            size = value.size * value.dtype.itemsize
             lines += [f"{pointer}.at = mul i64 %t, {size}"]
             whole = pointer.replace("%a", "%x")
             lines += [f"{pointer} = getelementptr i8, ptr {whole}, i64 {pointer}.at"]
@@ -429,15 +443,15 @@ class _Writer:
         for k, value in enumerate(self.carry):
             lines += [
                 f"call void @llvm.memcpy.p0.p0.i64(ptr {results[k]}, ptr %next{k}, "
-                f"i64 {value.size * BYTES}, i1 false)"
+                f"i64 {value.size * value.dtype.itemsize}, i1 false)"
             ]
         lines += ["ret ptr null"]
-        functions = [*self.functions, _define("ptr @main(ptr %frame)", lines)]
-        lanes = sorted({*self.lanes, self.registers.lanes})
+        written = [*self.functions, define("ptr @main(ptr %frame)", lines)]
+        lanes = sorted({*self.lanes, self.wide})
         heads = ["declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)"]
-        heads += [text for n in lanes for text in _functions_of_vectors(n)]
+        heads += [text for n in lanes for text in functions(n, self.kind)]
         order = [self.emitted.index(value) for value in self.program.outputs[len(self.carry) :]]
-        return Text("\n".join([*heads, *functions]), max(self.scratch, 1), order)
+        return Text("\n".join([*heads, *written]), max(self.scratch, 1), order)
 
 
 SAME = {"copy", "reshape", "convert_element_type", "squeeze", "expand_dims", "copy_p"}
@@ -458,6 +472,7 @@ class _Columns:
         writer.lanes.add(lanes)
         self.writer, self.used, self.lanes, self.prefix = writer, used, lanes, prefix
         self.column, self.stage, self.level = column, stage, level
+        self.kind, self.number = writer.kind, writer.kind.name
         self.lines: list[str] = []
         self.known: dict[tuple[Value, int], str] = {}
         self.made: dict[str, str] = {}
@@ -466,8 +481,8 @@ class _Columns:
         """Every value into its place."""
         found = [(self.vector(value, at), place, at) for value, place, at in parts]
         for name, place, at in found:
-            to = self.address(place._replace(offset=place.offset + at))
-            self.lines.append(f"store <{self.lanes} x float> {name}, ptr {to}, align 4")
+            to = self.address(place._replace(offset=place.offset + at), self.number)
+            self.lines.append(f"store <{self.lanes} x {self.number}> {name}, ptr {to}, align 4")
         return self.lines
 
     def name(self, text: str) -> str:
@@ -480,11 +495,11 @@ class _Columns:
     def pointer(self, outer: str) -> str:
         return self.used.setdefault(outer, f"%p{len(self.used)}")
 
-    def address(self, place: Place) -> str:
+    def address(self, place: Place, kind: str) -> str:
         row = self.name(f"mul i64 %r, {place.stride}")
         at = self.name(f"add i64 {row}, {self.column}")
-        start = self.name(f"getelementptr float, ptr {self.pointer(place.pointer)}, i64 {at}")
-        return self.name(f"getelementptr float, ptr {start}, i64 {place.offset}")
+        start = self.name(f"getelementptr {kind}, ptr {self.pointer(place.pointer)}, i64 {at}")
+        return self.name(f"getelementptr {kind}, ptr {start}, i64 {place.offset}")
 
     def splat(self, kind: str, scalar: str) -> str:
         one = self.name(f"insertelement <{self.lanes} x {kind}> poison, {kind} {scalar}, i32 0")
@@ -498,7 +513,15 @@ class _Columns:
         number = np.asarray(atom.value)
         if number.size != 1:
             raise Unsupported("a constant that is no single number")
-        return _constant(number.reshape(())[()], self.lanes)
+        return constant(number.reshape(())[()], self.lanes, self.kind)
+
+    def operand(self, atom: Atom, value: Value, at: int) -> str:
+        """Of an operation that gives `value`; axes of length 1 are repeated."""
+        if isinstance(atom, Constant) or atom.shape == value.shape:
+            return self.atom(atom, at)
+        if atom.shape and len(atom.shape) != len(value.shape):
+            raise Unsupported(f"shapes {atom.shape} and {value.shape} in one operation")
+        return self._broadcast(atom, tuple(range(len(atom.shape))), value, at)
 
     def vector(self, value: Value, at: int) -> str:
         """The name of its columns from `at` on."""
@@ -509,10 +532,13 @@ class _Columns:
     def _vector(self, value, at):
         place = self.writer._load_place(value, self.stage, self.level)
         if place is not None:
-            if value.dtype != np.float32:
-                raise Unsupported("flags for every unit")
-            from_ = self.address(place._replace(offset=place.offset + at))
-            return self.name(f"load <{self.lanes} x float>, ptr {from_}, align 4")
+            place = place._replace(offset=place.offset + at)
+            if value.dtype == np.bool_:
+                start = self.address(place, "i8")
+                flags = self.name(f"load <{self.lanes} x i8>, ptr {start}, align 1")
+                return self.name(f"trunc <{self.lanes} x i8> {flags} to <{self.lanes} x i1>")
+            start = self.address(place, self.number)
+            return self.name(f"load <{self.lanes} x {self.number}>, ptr {start}, align 4")
         each = self.writer.maker.get(value)
         if each is None:
             raise Unsupported(f"an input of shape {value.shape}")
@@ -521,7 +547,7 @@ class _Columns:
         return self._operation(each, value, at)
 
     def _operation(self, each, value, at):
-        vector = f"<{self.lanes} x float>"
+        vector = f"<{self.lanes} x {self.number}>"
         if each.name == "broadcast_in_dim":
             return self._broadcast(each.inputs[0], each.params["broadcast_dimensions"], value, at)
         if each.name == "concatenate":
@@ -545,64 +571,79 @@ class _Columns:
             raise Unsupported(f"{each.name} to shape {value.shape}")
         if each.name == "select_n":
             which, *cases = each.inputs
-            if len(cases) != 2 or value.dtype != np.float32:
+            if len(cases) != 2 or value.dtype == np.bool_:
                 raise Unsupported("a choice of more than two")
-            flags, no, yes = (self.atom(atom, at) for atom in (which, *cases))
-            return self.name(
-                f"select <{self.lanes} x i1> {flags}, {vector} {yes}, {vector} {no}"
-            )
-        inputs = [self.atom(atom, at) for atom in each.inputs]
+            flags, no, yes = (self.operand(atom, value, at) for atom in (which, *cases))
+            return self.name(f"select <{self.lanes} x i1> {flags}, {vector} {yes}, {vector} {no}")
+        inputs = [self.operand(atom, value, at) for atom in each.inputs]
         if each.name in SUMS:
             contract = "" if each.name == "div" else "contract "
             return self.name(f"{SUMS[each.name]} {contract}{vector} {inputs[0]}, {inputs[1]}")
-        if each.name in ORDERS and all(a.dtype == np.float32 for a in _values(each)):
+        if each.name in ORDERS and all(a.dtype != np.bool_ for a in _values(each)):
             return self.name(f"fcmp {ORDERS[each.name]} {vector} {inputs[0]}, {inputs[1]}")
         if each.name in FLAGS:
             return self.name(f"{each.name} <{self.lanes} x i1> {inputs[0]}, {inputs[1]}")
         if each.name == "not":
-            return self.name(f"xor <{self.lanes} x i1> {inputs[0]}, {_constant(True, self.lanes)}")
+            return self.name(
+                f"xor <{self.lanes} x i1> {inputs[0]}, {constant(True, self.lanes, self.kind)}"
+            )
         if each.name == "neg":
             return self.name(f"fneg {vector} {inputs[0]}")
         if each.name == "square":
             return self.name(f"fmul contract {vector} {inputs[0]}, {inputs[0]}")
-        if each.name == "integer_pow" and each.params["y"] in (2, 3):
-            power = self.name(f"fmul contract {vector} {inputs[0]}, {inputs[0]}")
-            if each.params["y"] == 2:
-                return power
-            return self.name(f"fmul contract {vector} {power}, {inputs[0]}")
+        if each.name == "integer_pow" and each.params["y"]:
+            power = inputs[0]
+            for _ in range(abs(each.params["y"]) - 1):
+                power = self.name(f"fmul contract {vector} {power}, {inputs[0]}")
+            one = constant(1.0, self.lanes, self.kind)
+            return power if each.params["y"] > 0 else self.name(f"fdiv {vector} {one}, {power}")
+        if each.name == "sign":
+            (x,) = inputs
+            zero, one, minus = (constant(n, self.lanes, self.kind) for n in (0.0, 1.0, -1.0))
+            over = self.name(f"fcmp ogt {vector} {x}, {zero}")
+            under = self.name(f"fcmp olt {vector} {x}, {zero}")
+            flags = f"<{self.lanes} x i1>"
+            rest = self.name(f"select {flags} {under}, {vector} {minus}, {vector} {x}")
+            return self.name(f"select {flags} {over}, {vector} {one}, {vector} {rest}")
         if each.name in CALLS:
             args = ", ".join(f"{vector} {name}" for name in inputs)
-            return self.name(f"call {vector} @{CALLS[each.name]}.v{self.lanes}f32({args})")
+            return self.name(
+                f"call {vector} @{CALLS[each.name]}.v{self.lanes}{self.kind.suffix}({args})"
+            )
         raise Unsupported(f"the operation {each.name}")
 
     def _broadcast(self, source, axes, value, at):
         writer = self.writer
         if isinstance(source, Constant) or source.shape == value.shape:
             return self.atom(source, at)
+        last = len(value.shape) - 1
+        is_units = last in axes and source.shape[-1] == source.size == value.shape[-1]
+        is_rows = source.size == writer.num_rows and (last not in axes or source.shape[-1] == 1)
         while source in writer.maker and writer.maker[source].name in SAME | {"broadcast_in_dim"}:
             below = writer.maker[source].inputs[0]
-            if isinstance(below, Constant) or below.size != source.size:
+            if isinstance(below, Constant):
+                return self.atom(below, at)
+            if below.size != source.size:
                 break
             source = below
         if source not in writer.pointers:
             raise Unsupported(f"a computed value of shape {source.shape} repeated")
         pointer = self.pointer(writer.pointers[source])
-        kind = "i8" if source.dtype == np.bool_ else "float"
-        is_over_rows = tuple(axes) != (len(value.shape) - 1,)
+        kind = "i8" if source.dtype == np.bool_ else self.number
         if source.size == 1:
             scalar = self.name(f"load {kind}, ptr {pointer}")
-        elif not is_over_rows and source.shape == value.shape[-1:] and kind == "float":
-            start = self.name(f"getelementptr float, ptr {pointer}, i64 {self.column}")
-            start = self.name(f"getelementptr float, ptr {start}, i64 {at}")
-            return self.name(f"load <{self.lanes} x float>, ptr {start}, align 4")
-        elif writer.is_row(source) and is_over_rows:
+        elif is_units and kind == self.number:
+            start = self.name(f"getelementptr {kind}, ptr {pointer}, i64 {self.column}")
+            start = self.name(f"getelementptr {kind}, ptr {start}, i64 {at}")
+            return self.name(f"load <{self.lanes} x {kind}>, ptr {start}, align 4")
+        elif is_rows:
             start = self.name(f"getelementptr {kind}, ptr {pointer}, i64 %r")
             scalar = self.name(f"load {kind}, ptr {start}")
         else:
             raise Unsupported(f"a value of shape {source.shape} repeated along {axes}")
         if kind == "i8":
             return self.splat("i1", self.name(f"trunc i8 {scalar} to i1"))
-        return self.splat("float", scalar)
+        return self.splat(self.number, scalar)
 
 
 def _values(each):
@@ -627,10 +668,6 @@ def _without_repeats(program: Program) -> Program:
     return Program(program.inputs, ops, outputs)
 
 
-def _define(head: str, lines: Iterable[str]) -> str:
-    return "\n".join([f"define {head} {{", *lines, "}"])
-
-
 def _field(name: str, pointer: str, offset: int, kind: str) -> list[str]:
     """A field of a structure of XLA's."""
     return [
@@ -639,16 +676,9 @@ def _field(name: str, pointer: str, offset: int, kind: str) -> list[str]:
     ]
 
 
-def _constant(number, lanes: int) -> str:
-    if isinstance(number, bool | np.bool_):
-        return "<" + ", ".join([f"i1 {'true' if number else 'false'}"] * lanes) + ">"
-    text = struct.pack(">d", float(np.float32(number))).hex()
-    return "<" + ", ".join([f"float 0x{text}"] * lanes) + ">"
-
-
-def _block(name, rows, count, lanes, depth, place, out) -> str:
+def _block(name, rows, count, lanes, depth, place, out, kind) -> str:
     """C [rows, panel] = A [rows, K] times a panel [K, panel], the sums in registers."""
-    vector, turns = f"<{lanes} x float>", 4
+    vector, turns = f"<{lanes} x {kind.name}>", 4
     lines = ["entry:"]
     cells = [(i, j) for i in range(rows) for j in range(count)]
 
@@ -656,14 +686,14 @@ def _block(name, rows, count, lanes, depth, place, out) -> str:
         """One more row of the panel."""
         for j in range(count):
             at = (u * count + j) * lanes
-            lines.append(f"%{prefix}q{j} = getelementptr float, ptr %{prefix[0]}b, i64 {at}")
+            lines.append(f"%{prefix}q{j} = getelementptr {kind.name}, ptr %{prefix[0]}b, i64 {at}")
             lines.append(f"%{prefix}b{j} = load {vector}, ptr %{prefix}q{j}, align 4")
         for i in range(rows):
             at = i * place.stride + u
-            lines.append(f"%{prefix}p{i} = getelementptr float, ptr %{prefix[0]}a, i64 {at}")
-            lines.append(f"%{prefix}x{i} = load float, ptr %{prefix}p{i}, align 4")
+            lines.append(f"%{prefix}p{i} = getelementptr {kind.name}, ptr %{prefix[0]}a, i64 {at}")
+            lines.append(f"%{prefix}x{i} = load {kind.name}, ptr %{prefix}p{i}, align 4")
             lines.append(
-                f"%{prefix}y{i} = insertelement {vector} poison, float %{prefix}x{i}, i32 0"
+                f"%{prefix}y{i} = insertelement {vector} poison, {kind.name} %{prefix}x{i}, i32 0"
             )
             lines.append(
                 f"%{prefix}a{i} = shufflevector {vector} %{prefix}y{i}, {vector} poison, "
@@ -671,7 +701,7 @@ def _block(name, rows, count, lanes, depth, place, out) -> str:
             )
             for j in range(count):
                 lines.append(
-                    f"%{prefix}s{i}_{j} = call {vector} @llvm.fma.v{lanes}f32({vector} "
+                    f"%{prefix}s{i}_{j} = call {vector} @llvm.fma.v{lanes}{kind.suffix}({vector} "
                     f"%{prefix}a{i}, {vector} %{prefix}b{j}, {vector} {sums[i, j]})"
                 )
         return {(i, j): f"%{prefix}s{i}_{j}" for i, j in cells}
@@ -688,23 +718,23 @@ def _block(name, rows, count, lanes, depth, place, out) -> str:
         sums = {(i, j): f"%s{i}_{j}" for i, j in cells}
         for u in range(turns):
             sums = turn(f"m{u}", u, sums)
-        lines += [f"%ma2 = getelementptr float, ptr %ma, i64 {turns}"]
-        lines += [f"%mb2 = getelementptr float, ptr %mb, i64 {turns * count * lanes}"]
+        lines += [f"%ma2 = getelementptr {kind.name}, ptr %ma, i64 {turns}"]
+        lines += [f"%mb2 = getelementptr {kind.name}, ptr %mb, i64 {turns * count * lanes}"]
         lines += [f"%k2 = add i64 %k, {turns}", f"%more = icmp ult i64 %k2, {whole}"]
         lines += ["br i1 %more, label %turn, label %rest", "rest:"]
-    lines += [f"%ra = getelementptr float, ptr %a, i64 {whole}"]
-    lines += [f"%rb = getelementptr float, ptr %b, i64 {whole * count * lanes}"]
+    lines += [f"%ra = getelementptr {kind.name}, ptr %a, i64 {whole}"]
+    lines += [f"%rb = getelementptr {kind.name}, ptr %b, i64 {whole * count * lanes}"]
     for u in range(depth - whole):
         sums = turn(f"r{u}", u, sums)
     for i, j in cells:
         at = i * out.stride + j * lanes
-        lines.append(f"%c{i}_{j} = getelementptr float, ptr %c, i64 {at}")
+        lines.append(f"%c{i}_{j} = getelementptr {kind.name}, ptr %c, i64 {at}")
         lines.append(f"store {vector} {sums[i, j]}, ptr %c{i}_{j}, align 4")
     head = f"internal void {name}(ptr noalias %a, ptr noalias %b, ptr noalias %c) noinline"
-    return _define(head, [*lines, "ret void"])
+    return define(head, [*lines, "ret void"])
 
 
-def _pack(name, depth, width, panel, is_by_row) -> str:
+def _pack(name, depth, width, panel, is_by_row, number) -> str:
     """A matrix, [K, N] or (not by row) [N, K], into panels [N / panel, K, panel], zeros added."""
     panels = -(-width // panel)
     stride = (width, 1) if is_by_row else (1, depth)
@@ -720,100 +750,12 @@ def _pack(name, depth, width, panel, is_by_row) -> str:
     lines += ["%column0 = add i64 %first, %n"]
     lines += ["%inside = select i1 %here, i64 %column0, i64 %first"]
     lines += [f"%fn = mul i64 %inside, {stride[1]}", "%from = add i64 %fk, %fn"]
-    lines += ["%p = getelementptr float, ptr %m, i64 %from", "%x = load float, ptr %p, align 4"]
-    lines += ["%y = select i1 %here, float %x, float 0.0", "%d = add i64 %at, %n"]
-    lines += ["%q = getelementptr float, ptr %o, i64 %d", "store float %y, ptr %q, align 4"]
+    lines += [f"%p = getelementptr {number}, ptr %m, i64 %from", f"%x = load {number}, ptr %p"]
+    lines += [f"%y = select i1 %here, {number} %x, {number} 0.0", "%d = add i64 %at, %n"]
+    lines += [f"%q = getelementptr {number}, ptr %o, i64 %d", f"store {number} %y, ptr %q"]
     lines += ["%n2 = add i64 %n, 1", f"%more = icmp ult i64 %n2, {panel}"]
     lines += ["br i1 %more, label %column, label %end", "end:", "%k2 = add i64 %k, 1"]
     lines += [f"%again = icmp ult i64 %k2, {depth}", "br i1 %again, label %row, label %done"]
     lines += ["done:", "%j2 = add i64 %j, 1", f"%on = icmp ult i64 %j2, {panels}"]
     lines += ["br i1 %on, label %panel, label %out", "out:", "ret void"]
-    return _define(f"internal void {name}(ptr noalias %m, ptr noalias %o) noinline", lines)
-
-
-# tanh(x) = x p(x^2) / q(x^2), lowest power first; x is kept within +-TANH_BOUND.
-TANH_BOUND = 7.90531110763549805
-TANH_OVER = (
-    4.89352455891786e-03, 6.37261928875436e-04, 1.48572235717979e-05, 5.12229709037114e-08,
-    -8.60467152213735e-11, 2.00018790482477e-13, -2.76076847742355e-16,
-)  # fmt: skip
-TANH_UNDER = (4.89352518554385e-03, 2.26843463243900e-03, 1.18534705686654e-04, 1.19825839466702e-06)
-# exp(r) = 1 + r + r^2 p(r) for |r| <= log(2) / 2, lowest power first.
-EXP = (0.5, 1.6666665459e-1, 4.1665795894e-2, 8.3334519073e-3, 1.3981999507e-3, 1.9875691500e-4)
-EXP_LARGEST, EXP_LEAST = 88.72283, -87.33654  # beyond: infinity; zero, as where denormals are
-LOG2_HIGH, LOG2_LOW = 0.693359375, -2.12194440e-4
-ROUND = 12582912.0  # 1.5 * 2^23: adding it leaves a whole number in the last bits
-
-
-def _functions_of_vectors(lanes: int) -> Iterator[str]:
-    """Declarations and functions of one width."""
-    vector, ints = f"<{lanes} x float>", f"<{lanes} x i32>"
-    suffix = f"v{lanes}f32"
-    for name, count in (("fma", 3), ("maximum", 2), ("minimum", 2), ("fabs", 1), ("sqrt", 1)):
-        yield f"declare {vector} @llvm.{name}.{suffix}({', '.join([vector] * count)})"
-
-    def number(value):
-        return _constant(value, lanes)
-
-    def fma(name, a, b, c):
-        args = ", ".join(f"{vector} {each}" for each in (a, b, c))
-        return f"{name} = call {vector} @llvm.fma.{suffix}({args})"
-
-    def polynomial(prefix, x, coefficients):
-        """Horner's scheme: (lines, name of the result)."""
-        total, lines = number(coefficients[-1]), []
-        for k, c in enumerate(coefficients[-2::-1]):
-            lines.append(fma(f"%{prefix}{k}", total, x, number(c)))
-            total = f"%{prefix}{k}"
-        return lines, total
-
-    def clamp(prefix, x, low, high):
-        """Within bounds; NaN stays NaN."""
-        return [
-            f"%{prefix}h = fcmp ogt {vector} {x}, {number(high)}",
-            f"%{prefix}m = select <{lanes} x i1> %{prefix}h, {vector} {number(high)}, {vector} {x}",
-            f"%{prefix}l = fcmp olt {vector} %{prefix}m, {number(low)}",
-            f"%{prefix} = select <{lanes} x i1> %{prefix}l, {vector} {number(low)}, "
-            f"{vector} %{prefix}m",
-        ]
-
-    lines = [*clamp("c", "%x", -TANH_BOUND, TANH_BOUND), f"%z = fmul {vector} %c, %c"]
-    over, p = polynomial("p", "%z", TANH_OVER)
-    under, q = polynomial("q", "%z", TANH_UNDER)
-    lines += [*over, *under, f"%o = fmul {vector} %c, {p}", f"%y = fdiv {vector} %o, {q}"]
-    yield _define(
-        f"internal {vector} @seqlab.tanh.{suffix}({vector} %x) alwaysinline",
-        [*lines, f"ret {vector} %y"],
-    )
-
-    # Clamped to where 2^n is a normal number, then mended outside.
-    lines = [*clamp("c", "%x", -86.9, 88.7), fma("%t", "%c", number(1.44269504), number(ROUND))]
-    lines += [f"%n = fsub {vector} %t, {number(ROUND)}"]
-    lines += [fma("%r1", "%n", number(-LOG2_HIGH), "%c"), fma("%r", "%n", number(-LOG2_LOW), "%r1")]
-    terms, p = polynomial("p", "%r", EXP)
-    lines += [*terms, f"%rr = fmul {vector} %r, %r", fma("%s", p, "%rr", "%r")]
-    lines += [f"%y = fadd {vector} %s, {number(1.0)}"]
-    shift = "<" + ", ".join(["i32 23"] * lanes) + ">"
-    lines += [f"%ti = bitcast {vector} %t to {ints}", f"%e = shl {ints} %ti, {shift}"]
-    lines += [f"%yi = bitcast {vector} %y to {ints}", f"%si = add {ints} %yi, %e"]
-    lines += [f"%w = bitcast {ints} %si to {vector}"]
-    lines += [f"%isbig = fcmp ogt {vector} %x, {number(EXP_LARGEST)}"]
-    lines += [f"%issmall = fcmp olt {vector} %x, {number(EXP_LEAST)}"]
-    lines += [f"%isnan = fcmp uno {vector} %x, %x"]
-    for name, test, value, other in (
-        ("%w1", "%isbig", number(np.inf), "%w"),
-        ("%w2", "%issmall", number(0.0), "%w1"),
-        ("%w3", "%isnan", "%x", "%w2"),
-    ):
-        lines += [f"{name} = select <{lanes} x i1> {test}, {vector} {value}, {vector} {other}"]
-    yield _define(
-        f"internal {vector} @seqlab.exp.{suffix}({vector} %x) alwaysinline",
-        [*lines, f"ret {vector} %w3"],
-    )
-
-    lines = [f"%m = fneg {vector} %x", f"%e = call {vector} @seqlab.exp.{suffix}({vector} %m)"]
-    lines += [f"%d = fadd {vector} %e, {number(1.0)}", f"%y = fdiv {vector} {number(1.0)}, %d"]
-    yield _define(
-        f"internal {vector} @seqlab.logistic.{suffix}({vector} %x) alwaysinline",
-        [*lines, f"ret {vector} %y"],
-    )
+    return define(f"internal void {name}(ptr noalias %m, ptr noalias %o) noinline", lines)

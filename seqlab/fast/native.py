@@ -20,7 +20,7 @@ from jax.extend import core
 from jax.interpreters import ad, batching, mlir
 
 from seqlab.fast import machine
-from seqlab.fast.program import from_jaxpr
+from seqlab.fast.program import INLINED, from_jaxpr
 
 NEEDED = ("avx2", "fma")  # what the processor must have
 
@@ -40,7 +40,7 @@ class Steps:
         """For LLVM, or what the program holds that has none."""
         try:
             return machine.write(
-                from_jaxpr(self.program),
+                from_jaxpr(self.program, inlined=INLINED | {"custom_jvp_call"}),
                 self.num_fixed,
                 self.num_carry,
                 self.length,
@@ -81,9 +81,7 @@ def _row(leaf):
     return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
 
 
-def trace_steps(
-    step, fixed, carry, rows, *, length: int, reverse: bool
-) -> tuple[Steps, list[Any]]:
+def trace_steps(step, fixed, carry, rows, *, length: int, reverse: bool) -> tuple[Steps, list[Any]]:
     """(steps, the arrays that `step` has closed over, which become its first fixed ones).
 
     The arguments are those of `walk_steps`, of which shapes are read, and `rows` those of one step.
@@ -120,18 +118,14 @@ def _scan(*args, steps):
         return found[: steps.num_carry], found[steps.num_carry :]
 
     with jax.named_scope("steps"):
-        carry, emitted = jax.lax.scan(
-            turn, carry, rows, length=steps.length, reverse=steps.reverse
-        )
+        carry, emitted = jax.lax.scan(turn, carry, rows, length=steps.length, reverse=steps.reverse)
     return [*carry, *emitted]
 
 
 def _abstract(*avals, steps):
     outs = steps.program.out_avals
     carry = list(outs[: steps.num_carry])
-    emitted = [
-        out.update(shape=(steps.length, *out.shape)) for out in outs[steps.num_carry :]
-    ]
+    emitted = [out.update(shape=(steps.length, *out.shape)) for out in outs[steps.num_carry :]]
     return [*carry, *emitted]
 
 
@@ -224,36 +218,27 @@ def _transpose_scan(cts, args, steps):
 
 def _batch(args, dims, *, steps):
     """One more leading axis for all but what is the same at every step and is not batched."""
-    size = next(
-        x.shape[d] for x, d in zip(args, dims, strict=True) if d is not batching.not_mapped
-    )
+    size = next(x.shape[d] for x, d in zip(args, dims, strict=True) if d is not None)
     fixed, carry, rows = _parts(steps, args)
     fixed_dims, carry_dims, row_dims = _parts(steps, dims)
-    fixed_axes = [None if d is batching.not_mapped else 0 for d in fixed_dims]
-    row_axes = [None if d is batching.not_mapped else 0 for d in row_dims]
+    fixed_axes = [None if d is None else 0 for d in fixed_dims]
 
-    def first(x, d, to):
-        return x if d is batching.not_mapped else jnp.moveaxis(x, d, to)
+    def spread(x, d, to):
+        if d is not None:
+            return jnp.moveaxis(x, d, to)
+        return jnp.broadcast_to(jnp.expand_dims(x, to), (*x.shape[:to], size, *x.shape[to:]))
 
-    fixed = [first(x, d, 0) for x, d in zip(fixed, fixed_dims, strict=True)]
-    rows = [first(x, d, 1) for x, d in zip(rows, row_dims, strict=True)]
-    carry = [
-        jnp.broadcast_to(x, (size, *x.shape)) if d is batching.not_mapped else first(x, d, 0)
-        for x, d in zip(carry, carry_dims, strict=True)
-    ]
+    fixed = [x if d is None else spread(x, d, 0) for x, d in zip(fixed, fixed_dims, strict=True)]
+    carry = [spread(x, d, 0) for x, d in zip(carry, carry_dims, strict=True)]
+    rows = [spread(x, d, 1) for x, d in zip(rows, row_dims, strict=True)]
 
     def step(fixed, carry, row):
-        def one(*args):
-            found = core.jaxpr_as_fun(steps.program)(*args)
-            return found
-
-        axes = (*fixed_axes, *[0] * len(carry), *row_axes)
+        one = core.jaxpr_as_fun(steps.program)
+        axes = (*fixed_axes, *[0] * (len(carry) + len(rows)))
         found = jax.vmap(one, in_axes=axes, axis_size=size)(*fixed, *carry, *row)
         return found[: steps.num_carry], found[steps.num_carry :]
 
-    last, emitted = walk_steps(
-        step, fixed, carry, rows, length=steps.length, reverse=steps.reverse
-    )
+    last, emitted = walk_steps(step, fixed, carry, rows, length=steps.length, reverse=steps.reverse)
     return [*last, *emitted], [*[0] * len(last), *[1] * len(emitted)]
 
 
@@ -267,7 +252,7 @@ def _call(*args, steps):
     outs, text = _abstract(steps=steps), steps.text
     carry, emitted = outs[: steps.num_carry], outs[steps.num_carry :]
     unique = [emitted[text.emits.index(k)] for k in range(len(set(text.emits)))]
-    scratch = jax.ShapeDtypeStruct((text.scratch,), np.float32)
+    scratch = jax.ShapeDtypeStruct((text.scratch,), outs[0].dtype)
     name = _registered(text.code)
     found = jax.ffi.ffi_call(name, [*map(_shape, (*carry, *unique)), scratch])(*args)
     return [*found[: len(carry)], *(found[len(carry) + k] for k in text.emits)]
@@ -305,7 +290,7 @@ def _features() -> set[str]:
 
 
 def _registers() -> machine.Registers:
-    return machine.Registers(16, 28) if "avx512f" in _features() else machine.Registers(8, 12)
+    return machine.Registers(64, 28) if "avx512f" in _features() else machine.Registers(32, 12)
 
 
 _engines: dict[str, Any] = {}  # kept for as long as a compiled program may call them

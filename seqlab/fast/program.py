@@ -84,8 +84,8 @@ def op(name: str, function: Callable[..., Any], inputs: Iterable[Atom], like: Va
     return Op(name, lambda *args: [function(*args)], tuple(inputs), (value_like(like),), {})
 
 
-def from_jaxpr(closed: core.ClosedJaxpr) -> Program:
-    """The program of a closed jaxpr, calls written out in place.
+def from_jaxpr(closed: core.ClosedJaxpr, inlined: set[str] = INLINED) -> Program:
+    """The program of a closed jaxpr, calls of the kinds `inlined` written out in place.
 
     The constants of the outermost jaxpr, among them whatever the function has closed over, become
     its first inputs.
@@ -93,7 +93,7 @@ def from_jaxpr(closed: core.ClosedJaxpr) -> Program:
     jaxpr, ops = closed.jaxpr, []
     consts = [value_like(var.aval) for var in jaxpr.constvars]
     inputs = [value_like(var.aval) for var in jaxpr.invars]
-    outputs = _write_out(jaxpr, [*consts, *inputs], ops)
+    outputs = _write_out(jaxpr, [*consts, *inputs], ops, inlined)
     return Program([*consts, *inputs], ops, outputs)
 
 
@@ -105,7 +105,7 @@ def primitives(jaxpr: core.Jaxpr) -> Iterator[str]:
             yield from primitives(inner)
 
 
-def _write_out(jaxpr, args: Sequence[Atom], ops: list[Op]) -> list[Atom]:
+def _write_out(jaxpr, args: Sequence[Atom], ops: list[Op], inlined: set[str]) -> list[Atom]:
     known: dict[Any, Atom] = dict(zip([*jaxpr.constvars, *jaxpr.invars], args, strict=True))
 
     def read(atom):
@@ -113,12 +113,12 @@ def _write_out(jaxpr, args: Sequence[Atom], ops: list[Op]) -> list[Atom]:
 
     for eqn in jaxpr.eqns:
         inputs = [read(atom) for atom in eqn.invars]
-        if eqn.primitive.name in INLINED:
+        if eqn.primitive.name in inlined:
             inner = eqn.params["jaxpr"] if "jaxpr" in eqn.params else eqn.params["call_jaxpr"]
             if hasattr(inner, "jaxpr"):
                 inputs = [*map(Constant, inner.consts), *inputs]
                 inner = inner.jaxpr
-            outputs = _write_out(inner, inputs, ops)
+            outputs = _write_out(inner, inputs, ops, inlined)
         else:
             outputs = [value_like(var.aval) for var in eqn.outvars]
             name, params = eqn.primitive.name, eqn.params

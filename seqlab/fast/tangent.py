@@ -105,7 +105,11 @@ class Tangent(NamedTuple):
         rows |= {v: found for v, found in zip(self.after, trail.carries, strict=True) if v}
         same = dict(zip(self.once, run(self.bulk, known, self.once), strict=True))
         same |= dict(zip(self.turned.values(), turned, strict=True))
-        return Factors(self, same, run_rows(self.bulk, known, rows, self.rows))
+        found = run_rows(self.bulk, known, rows, self.rows)
+        for k, value in enumerate(self.rows):
+            if found[k].ndim == len(value.shape):  # the same at every step
+                found[k] = jnp.broadcast_to(found[k], (len(before[0]), *found[k].shape))
+        return Factors(self, same, found)
 
     def step(self, same: dict[Value, Any], d_carry, row):
         """The tangent of the carry after a step, from that before it."""
@@ -215,9 +219,11 @@ def plan_tangent(
     bulk = [*again, *parts.factors, *parts.early]
 
     late = needed([*again, *parts.late] if is_native else parts.late, parts.outputs)
-    # A bias over the batch, a flag over the units: repeated inside the loop.
-    late, _ = frontier([*bulk, *late], _made(late), parts.outputs)
-    late, turned = (late, {}) if is_native else _turned(late, fixed)
+    turned = {}
+    if not is_native:
+        # A bias over the batch, a flag over the units: repeated inside the loop.
+        late, _ = frontier([*bulk, *late], _made(late), parts.outputs)
+        late, turned = _turned(late, fixed)
     passed = [
         value
         for value in reads(late, parts.outputs)
@@ -225,6 +231,8 @@ def plan_tangent(
     ]
     by_step = reached(bulk, [*carry, *handed, *kept, *later, *d_handed])
     moved = reached(bulk, [*d_fixed, *d_handed])
+    if is_native:  # a tangent that is the same at every step would have to be summed over them
+        by_step |= moved
     rows = [value for value in passed if value in by_step]
     return Tangent(
         moves,
