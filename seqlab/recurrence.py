@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqlab.fast.loop import walk
-from seqlab.fast.machine import Unsupported
+from seqlab.fast.machine import UnsupportedError
 from seqlab.fast.program import joined
 from seqlab.types import SHARDS, Array, Carry, Cell, Params, RoutedCell
 
@@ -219,7 +219,7 @@ def unroll(
                     is_parallel=form == "associative",
                     is_native={"auto": None, "native": True}.get(form, False),
                 )
-            except Unsupported as error:
+            except UnsupportedError as error:
                 name = type(cell).__name__
                 raise ValueError(
                     f"{name}: form={form!r} cannot be had: {error}; use 'auto'"

@@ -141,7 +141,7 @@ class _Vectors:
         ]
 
     def exp(self) -> list[str]:
-        """2^n exp(r), x = n log 2 + r, where 2^n is a normal number, mended beyond."""
+        """Of x = n log 2 + r, for n of which 2^n is a normal number; mended beyond."""
         kind, vector, whole = self.kind, self.vector, self.whole
         lines = self.clamp("%c", "%x", kind.least, kind.largest)
         lines += [self.fma("%t", "%c", self.number(1 / np.log(2)), self.number(kind.round))]

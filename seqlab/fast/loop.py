@@ -22,7 +22,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from seqlab.fast import native
 from seqlab.fast.associative import is_affine, walk_associative
-from seqlab.fast.machine import Unsupported
+from seqlab.fast.machine import UnsupportedError
 from seqlab.fast.program import (
     Body,
     from_jaxpr,
@@ -80,8 +80,8 @@ def walk(
       remat: keep only the carries between chunks for the backward pass and compute the rest again.
       is_parallel: by `jax.lax.associative_scan`, for a body that is affine in each unit of the
         carry (`seqlab.fast.associative`).
-      is_native: what is left to the loop is machine code of its own (`seqlab.fast.native`); None for
-        where it can be.
+      is_native: what is left to the loop is machine code of its own (`seqlab.fast.native`); None
+        for where it can be.
 
     Returns:
       (carry after the last step, carries after each step with leaves [T, ...]); None where the body
@@ -89,7 +89,7 @@ def walk(
       checks what varies, or where the body is not affine.
 
     Raises:
-      Unsupported: `is_native`, and the body cannot be; the message says why.
+      UnsupportedError: `is_native`, and the body cannot be; the message says why.
     """
     leaves, tree = jax.tree.flatten(carry)
     weight_leaves, weight_tree = jax.tree.flatten(weights)
@@ -131,7 +131,7 @@ def walk(
     if is_native is not False:
         reason = native.why_not() or _without_text(cut, fixed, leaves, chunk, reverse)
         if is_native and reason is not None:
-            raise Unsupported(reason)
+            raise UnsupportedError(reason)
         is_native = reason is None
     pieces = [Piece(cut, tuple(time_axes), reverse, remat, is_native, 0, whole, chunk)]
     if whole < num_steps:

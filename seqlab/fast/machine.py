@@ -4,7 +4,7 @@ What XLA runs as a loop around some forty small loops and a matrix product that 
 anew at every step is here one function: matrices are laid out once in panels that the registers
 read in order, and between two products everything that a number of the state needs is done while
 it is in a register. The text is that of any program of vector-matrix products and element by
-element operations; anything else is `Unsupported`, and stays XLA's.
+element operations; anything else is `UnsupportedError`, and stays XLA's.
 
 float32 or float64. Sums and products are contracted (fused multiply-add), and `exp`, `tanh` and
 `logistic` are approximations of their own (`seqlab.fast.elementary`), so results differ from XLA's
@@ -13,6 +13,7 @@ in the last bits.
 References: Goto and van de Geijn, 2008 (panels, register blocks).
 """
 
+import itertools
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ from seqlab.fast.program import Atom, Constant, Op, Program, Value
 ALIGNED = 16  # numbers at the start of every part of the scratch memory
 
 
-class Unsupported(Exception):
+class UnsupportedError(Exception):
     """A program that has no text; the message says what it holds."""
 
 
@@ -74,7 +75,7 @@ def write(
       registers: of the processor.
 
     Raises:
-      Unsupported: naming the operation or shape that has no text.
+      UnsupportedError: naming the operation or shape that has no text.
     """
     return _Writer(program, num_fixed, num_carry, length, reverse, registers).write()
 
@@ -91,10 +92,10 @@ class _Writer:
         self.emitted = list(dict.fromkeys(self.program.outputs[num_carry:]))
         self.maker = {value: each for each in self.program.ops for value in each.outputs}
         if not self.carry or not self.carry[0].shape:
-            raise Unsupported("a carry without units")
+            raise UnsupportedError("a carry without units")
         self.dtype = self.carry[0].dtype
         if self.dtype not in (np.float32, np.float64):
-            raise Unsupported(f"numbers of dtype {self.dtype}")
+            raise UnsupportedError(f"numbers of dtype {self.dtype}")
         self.kind = FLOAT if self.dtype == np.float32 else DOUBLE
         self.number = self.kind.name
         self.wide, self.sums = registers.bytes // self.kind.bytes, registers.sums
@@ -102,12 +103,12 @@ class _Writer:
         self.num_rows = int(np.prod(self.lead, dtype=int))
         for value in (*self.carry, *self.after, *self.emitted):
             if isinstance(value, Constant) or not self.is_full(value):
-                raise Unsupported("a carry or a result of another shape than [..., units]")
+                raise UnsupportedError("a carry or a result of another shape than [..., units]")
             if value.dtype == np.bool_:
-                raise Unsupported("flags that are carried or handed on")
+                raise UnsupportedError("flags that are carried or handed on")
         for value in (*inputs, *(v for each in self.program.ops for v in each.outputs)):
             if value.dtype not in (self.dtype, np.bool_):
-                raise Unsupported(f"numbers of dtype {value.dtype}")
+                raise UnsupportedError(f"numbers of dtype {value.dtype}")
         self.scratch = 0
         self.places: dict[Value, Place] = {}
         self.pointers = {value: f"%a{k}" for k, value in enumerate(inputs)}
@@ -143,7 +144,7 @@ class _Writer:
         scratch = results[-1]
         for each in products:
             value = each.outputs[0]
-            width = self._blocks(value.shape[-1])[1] * self.wide
+            width = self._blocks(value.shape[-1], self._factors(each)[3])[1] * self.wide
             stride = -(-value.shape[-1] // width) * width
             start = self.reserve(self.num_rows * stride)
             name = f"%product{len(self.places)}"
@@ -169,7 +170,7 @@ class _Writer:
         for each in products:
             vectors = self._factors(each)[0]
             if not self.is_full(vectors):
-                raise Unsupported(f"a product of vectors of shape {vectors.shape}")
+                raise UnsupportedError(f"a product of vectors of shape {vectors.shape}")
         return level
 
     def _targets(self, products, level, last, body, results) -> list[list[tuple[Value, Place]]]:
@@ -183,12 +184,14 @@ class _Writer:
             stored.setdefault(value, place)
 
         for k, value in enumerate(self.emitted):
+            assert isinstance(value, Value)
             size = self.num_rows * value.shape[-1]
             name, result = f"%emit{k}", results[len(self.carry) + k]
             body.append(f"{name}.at = mul i64 %t, {size}")
             body.append(f"{name} = getelementptr {self.number}, ptr {result}, i64 {name}.at")
             store(value, name)
         for k, value in enumerate(self.after):
+            assert isinstance(value, Value)
             if value in stored:
                 body.append(f"%next{k} = getelementptr i8, ptr {stored[value].pointer}, i64 0")
                 continue
@@ -201,7 +204,7 @@ class _Writer:
 
         def spill(value):
             if value.dtype == np.bool_:
-                raise Unsupported("flags that wait for a product")
+                raise UnsupportedError("flags that wait for a product")
             name = f"%spill{len(stored)}"
             start = self.reserve(self.num_rows * value.shape[-1])
             body.append(f"{name} = getelementptr {self.number}, ptr {results[-1]}, i64 {start}")
@@ -250,12 +253,12 @@ class _Writer:
         """The column at which a part of a value begins."""
         if each.name == "split":
             if each.params["axis"] != len(self.lead):
-                raise Unsupported("a split of another axis than the last")
+                raise UnsupportedError("a split of another axis than the last")
             return sum(each.params["sizes"][: each.outputs.index(value)])
         starts, strides = each.params["start_indices"], each.params["strides"]
         whole = each.inputs[0].shape
         if value.shape[:-1] != whole[:-1] or (strides is not None and set(strides) != {1}):
-            raise Unsupported("a slice of another axis than the last, or with a stride")
+            raise UnsupportedError("a slice of another axis than the last, or with a stride")
         return starts[-1]
 
     # Element by element.
@@ -266,7 +269,7 @@ class _Writer:
         for value, place in stores:
             width = value.shape[-1]
             borders = sorted({0, width, *self._borders(value, stage, level)})
-            for start, stop in zip(borders, borders[1:], strict=False):
+            for start, stop in itertools.pairwise(borders):
                 loops.setdefault(stop - start, []).append((value, place, start))
         return list(loops.items())
 
@@ -326,33 +329,39 @@ class _Writer:
 
     # Products.
 
-    def _factors(self, each: Op) -> tuple[Value, Value, bool]:
-        """(vectors [..., K], matrix, whether it is [K, N] rather than [N, K])."""
+    def _factors(self, each: Op) -> tuple[Value, Value, bool, int]:
+        """(vectors [..., K], matrix, whether it is [K, N] rather than [N, K], how many).
+
+        There may be a matrix for each of the first axes of the batch, as for nets side by side.
+        """
         (contract, batch) = each.params["dimension_numbers"]
         vectors, matrix = each.inputs
+        if not isinstance(vectors, Value) or not isinstance(matrix, Value):
+            raise UnsupportedError("a product with a constant")
+        first = tuple(range(len(batch[0])))
         fits = (
-            isinstance(vectors, Value)
-            and isinstance(matrix, Value)
-            and matrix in self.fixed
-            and not any(batch)
-            and len(matrix.shape) == 2
+            matrix in self.fixed
+            and tuple(batch[0]) == tuple(batch[1]) == first
+            and len(first) <= len(self.lead)
+            and len(matrix.shape) == len(first) + 2
             and tuple(contract[0]) == (len(vectors.shape) - 1,)
             and len(contract[1]) == 1
         )
         if not fits:
-            raise Unsupported("a product other than of vectors with a fixed matrix")
-        return vectors, matrix, contract[1][0] == 0
+            raise UnsupportedError("a product other than of vectors with a fixed matrix")
+        count = int(np.prod(matrix.shape[: len(first)], dtype=int))
+        return vectors, matrix, contract[1][0] == len(first), count
 
-    def _blocks(self, width: int) -> tuple[list[int], int]:
+    def _blocks(self, width: int, groups: int) -> tuple[list[int], int]:
         """(rows of each block, vectors side by side) that keep the sums in registers."""
         lanes, sums = self.wide, self.sums
-        best = None
+        total, best = self.num_rows // groups, None
         for vectors in range(1, 9):
             most = sums // vectors
             if most == 0:
                 continue
-            count = -(-self.num_rows // most)
-            rows = [self.num_rows // count + (k < self.num_rows % count) for k in range(count)]
+            count = -(-total // most)
+            rows = [total // count + (k < total % count) for k in range(count)]
             # Per turn two multiply-adds or two loads a cycle, and four before a sum is there.
             cycles = sum(max(m * vectors / 2, (m + vectors) / 2, 4.0) for m in rows)
             cost = (cycles * -(-width // (vectors * lanes)), vectors)
@@ -362,40 +371,44 @@ class _Writer:
         return best[1], best[2]
 
     def _product(self, each: Op, packs: list[str], scratch: str) -> str:
-        vectors, matrix, is_by_row = self._factors(each)
+        vectors, matrix, is_by_row, groups = self._factors(each)
         depth, width = vectors.shape[-1], each.outputs[0].shape[-1]
-        rows, count = self._blocks(width)
+        rows, count = self._blocks(width, groups)
         panel = count * self.wide
         panels = -(-width // panel)
-        k = len(packs) // 2
-        start = self.reserve(panels * panel * depth)
+        size = panels * panel * depth
+        k = sum(line.startswith("call") for line in packs)
+        start = self.reserve(groups * size)
         packs.append(f"%packed{k} = getelementptr {self.number}, ptr {scratch}, i64 {start}")
         self.functions.append(_pack(f"@pack{k}", depth, width, panel, is_by_row, self.number))
-        packs.append(f"call void @pack{k}(ptr {self.pointers[matrix]}, ptr %packed{k})")
+        pack = [
+            *_shift("%mg", self.number, "%m", "%g", depth * width),
+            *_shift("%og", self.number, "%o", "%g", size),
+            f"call void @pack{k}(ptr %mg, ptr %og)",
+        ]
+        self.functions.append(_repeated(f"@packs{k}", ("%m", "%o"), pack, "%g", groups))
+        packs.append(f"call void @packs{k}(ptr {self.pointers[matrix]}, ptr %packed{k})")
         place = self.resolve(vectors) or self.stored[vectors]
         out = self.places[each.outputs[0]]
         for m in sorted(set(rows)):
             self.functions.append(
                 _block(f"@block{k}_{m}", m, count, self.wide, depth, place, out, self.kind)
             )
-        lines = ["entry:", "br label %panel", "panel:", "%j = phi i64 [0, %entry], [%j2, %panel]"]
-        lines += [
-            f"%p = mul i64 %j, {depth * panel}",
-            f"%pp = getelementptr {self.number}, ptr %b, i64 %p",
-        ]
-        lines += [f"%c0 = mul i64 %j, {panel}"]
-        first = 0
+        lines, first = _shift("%p", self.number, "%b", "%j", depth * panel), 0
         for i, m in enumerate(rows):
             at = first * place.stride + place.offset
             lines += [f"%a{i} = getelementptr {self.number}, ptr %a, i64 {at}"]
-            lines += [f"%o{i} = add i64 %c0, {first * out.stride}"]
-            lines += [f"%c{i}p = getelementptr {self.number}, ptr %c, i64 %o{i}"]
-            lines += [f"call void @block{k}_{m}(ptr %a{i}, ptr %pp, ptr %c{i}p)"]
+            lines += _shift(f"%c{i}", self.number, "%c", "%j", panel, first * out.stride)
+            lines += [f"call void @block{k}_{m}(ptr %a{i}, ptr %p, ptr %c{i})"]
             first += m
-        lines += ["%j2 = add i64 %j, 1", f"%more = icmp ult i64 %j2, {panels}"]
-        lines += ["br i1 %more, label %panel, label %done", "done:", "ret void"]
-        head = f"internal void @product{k}(ptr noalias %a, ptr noalias %b, ptr noalias %c) noinline"
-        self.functions.append(define(head, lines))
+        self.functions.append(_repeated(f"@panels{k}", ("%a", "%b", "%c"), lines, "%j", panels))
+        group = [
+            *_shift("%ag", self.number, "%a", "%g", first * place.stride),
+            *_shift("%bg", self.number, "%b", "%g", size),
+            *_shift("%cg", self.number, "%c", "%g", first * out.stride),
+            f"call void @panels{k}(ptr %ag, ptr %bg, ptr %cg)",
+        ]
+        self.functions.append(_repeated(f"@product{k}", ("%a", "%b", "%c"), group, "%g", groups))
         return f"call void @product{k}(ptr {place.pointer}, ptr %packed{k}, ptr {out.pointer})"
 
     # The whole.
@@ -512,7 +525,7 @@ class _Columns:
             return self.vector(atom, at)
         number = np.asarray(atom.value)
         if number.size != 1:
-            raise Unsupported("a constant that is no single number")
+            raise UnsupportedError("a constant that is no single number")
         return constant(number.reshape(())[()], self.lanes, self.kind)
 
     def operand(self, atom: Atom, value: Value, at: int) -> str:
@@ -520,7 +533,7 @@ class _Columns:
         if isinstance(atom, Constant) or atom.shape == value.shape:
             return self.atom(atom, at)
         if atom.shape and len(atom.shape) != len(value.shape):
-            raise Unsupported(f"shapes {atom.shape} and {value.shape} in one operation")
+            raise UnsupportedError(f"shapes {atom.shape} and {value.shape} in one operation")
         return self._broadcast(atom, tuple(range(len(atom.shape))), value, at)
 
     def vector(self, value: Value, at: int) -> str:
@@ -541,9 +554,9 @@ class _Columns:
             return self.name(f"load <{self.lanes} x {self.number}>, ptr {start}, align 4")
         each = self.writer.maker.get(value)
         if each is None:
-            raise Unsupported(f"an input of shape {value.shape}")
+            raise UnsupportedError(f"an input of shape {value.shape}")
         if not self.writer.is_full(value):
-            raise Unsupported(f"{each.name} of shape {value.shape}")
+            raise UnsupportedError(f"{each.name} of shape {value.shape}")
         return self._operation(each, value, at)
 
     def _operation(self, each, value, at):
@@ -552,7 +565,7 @@ class _Columns:
             return self._broadcast(each.inputs[0], each.params["broadcast_dimensions"], value, at)
         if each.name == "concatenate":
             if each.params["dimension"] != len(value.shape) - 1:
-                raise Unsupported("a concatenation along another axis than the last")
+                raise UnsupportedError("a concatenation along another axis than the last")
             start = 0
             for piece in each.inputs:
                 if start <= at < start + piece.shape[-1]:
@@ -568,11 +581,11 @@ class _Columns:
                 if source.dtype == np.bool_:
                     flags = self.vector(source, at)
                     return self.name(f"uitofp <{self.lanes} x i1> {flags} to {vector}")
-            raise Unsupported(f"{each.name} to shape {value.shape}")
+            raise UnsupportedError(f"{each.name} to shape {value.shape}")
         if each.name == "select_n":
             which, *cases = each.inputs
             if len(cases) != 2 or value.dtype == np.bool_:
-                raise Unsupported("a choice of more than two")
+                raise UnsupportedError("a choice of more than two")
             flags, no, yes = (self.operand(atom, value, at) for atom in (which, *cases))
             return self.name(f"select <{self.lanes} x i1> {flags}, {vector} {yes}, {vector} {no}")
         inputs = [self.operand(atom, value, at) for atom in each.inputs]
@@ -610,15 +623,20 @@ class _Columns:
             return self.name(
                 f"call {vector} @{CALLS[each.name]}.v{self.lanes}{self.kind.suffix}({args})"
             )
-        raise Unsupported(f"the operation {each.name}")
+        raise UnsupportedError(f"the operation {each.name}")
 
     def _broadcast(self, source, axes, value, at):
         writer = self.writer
         if isinstance(source, Constant) or source.shape == value.shape:
             return self.atom(source, at)
-        last = len(value.shape) - 1
-        is_units = last in axes and source.shape[-1] == source.size == value.shape[-1]
-        is_rows = source.size == writer.num_rows and (last not in axes or source.shape[-1] == 1)
+        # One number, or some for the units, for each of the first axes of the batch.
+        sizes = [1] * len(value.shape)
+        for n, axis in zip(source.shape, axes, strict=True):
+            sizes[axis] = n
+        groups, num_units = int(np.prod(sizes[:-1], dtype=int)), sizes[-1]
+        count = max([k + 1 for k, n in enumerate(sizes[:-1]) if n > 1], default=0)
+        if sizes[:count] != list(writer.lead[:count]) or num_units not in (1, value.shape[-1]):
+            raise UnsupportedError(f"a value of shape {source.shape} repeated along {axes}")
         while source in writer.maker and writer.maker[source].name in SAME | {"broadcast_in_dim"}:
             below = writer.maker[source].inputs[0]
             if isinstance(below, Constant):
@@ -627,20 +645,21 @@ class _Columns:
                 break
             source = below
         if source not in writer.pointers:
-            raise Unsupported(f"a computed value of shape {source.shape} repeated")
+            raise UnsupportedError(f"a computed value of shape {source.shape} repeated")
         pointer = self.pointer(writer.pointers[source])
         kind = "i8" if source.dtype == np.bool_ else self.number
-        if source.size == 1:
-            scalar = self.name(f"load {kind}, ptr {pointer}")
-        elif is_units and kind == self.number:
-            start = self.name(f"getelementptr {kind}, ptr {pointer}, i64 {self.column}")
+        start = pointer
+        if groups > 1:
+            group = self.name(f"udiv i64 %r, {writer.num_rows // groups}")
+            by = self.name(f"mul i64 {group}, {num_units}")
+            start = self.name(f"getelementptr {kind}, ptr {pointer}, i64 {by}")
+        if num_units > 1 and kind == self.number:
+            start = self.name(f"getelementptr {kind}, ptr {start}, i64 {self.column}")
             start = self.name(f"getelementptr {kind}, ptr {start}, i64 {at}")
             return self.name(f"load <{self.lanes} x {kind}>, ptr {start}, align 4")
-        elif is_rows:
-            start = self.name(f"getelementptr {kind}, ptr {pointer}, i64 %r")
-            scalar = self.name(f"load {kind}, ptr {start}")
-        else:
-            raise Unsupported(f"a value of shape {source.shape} repeated along {axes}")
+        if num_units > 1:
+            raise UnsupportedError("flags of the units repeated")
+        scalar = self.name(f"load {kind}, ptr {start}")
         if kind == "i8":
             return self.splat("i1", self.name(f"trunc i8 {scalar} to i1"))
         return self.splat(self.number, scalar)
@@ -666,6 +685,25 @@ def _without_repeats(program: Program) -> Program:
             ops.append(seen[key])
     outputs = [same.get(atom, atom) for atom in program.outputs]
     return Program(program.inputs, ops, outputs)
+
+
+def _shift(name, number, pointer, index, size, offset=0) -> list[str]:
+    """A pointer further on by `index` times `size` numbers and `offset`."""
+    return [
+        f"{name}.by = mul i64 {index}, {size}",
+        f"{name}.to = add i64 {name}.by, {offset}",
+        f"{name} = getelementptr {number}, ptr {pointer}, i64 {name}.to",
+    ]
+
+
+def _repeated(name: str, args: Iterable[str], lines: list[str], index: str, times: int) -> str:
+    """A function that does the same for every value of `index`."""
+    loop = ["entry:", "br label %turn", "turn:", f"{index} = phi i64 [0, %entry], [%next, %turn]"]
+    loop += [*lines, f"%next = add i64 {index}, 1", f"%more = icmp ult i64 %next, {times}"]
+    loop += ["br i1 %more, label %turn, label %done", "done:", "ret void"]
+    return define(
+        f"internal void {name}({', '.join(f'ptr noalias {arg}' for arg in args)}) noinline", loop
+    )
 
 
 def _field(name: str, pointer: str, offset: int, kind: str) -> list[str]:

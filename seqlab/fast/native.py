@@ -15,7 +15,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.extend import core
 from jax.interpreters import ad, batching, mlir
 
@@ -47,7 +46,7 @@ class Steps:
                 self.reverse,
                 _registers(),
             )
-        except machine.Unsupported as error:
+        except machine.UnsupportedError as error:
             return f"the step holds {error}"
 
 
