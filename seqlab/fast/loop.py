@@ -129,10 +129,13 @@ def walk(
     chunk = min(chunk, num_steps)
     whole = num_steps // chunk * chunk
     if is_native is not False:
-        reason = native.why_not() or _without_text(cut, fixed, leaves, chunk, reverse)
+        reason, steps = native.why_not(), None
+        if reason is None:
+            steps = _trace_loop(cut, fixed, leaves, chunk, reverse)
+            reason = steps.text if isinstance(steps.text, str) else None
         if is_native and reason is not None:
             raise UnsupportedError(reason)
-        is_native = reason is None
+        is_native = steps is not None and reason is None and (is_native or steps.is_worth_it)
     pieces = [Piece(cut, tuple(time_axes), reverse, remat, is_native, 0, whole, chunk)]
     if whole < num_steps:
         pieces.append(pieces[0]._replace(start=whole, stop=num_steps, length=num_steps - whole))
@@ -362,8 +365,8 @@ def _over_steps(piece, step, same, carry, rows):
         return jax.lax.scan(partial(step, same), carry, rows, **options)
 
 
-def _without_text(cut, fixed, carry, length, reverse) -> str | None:
-    """Why the steps of a chunk cannot be machine code of their own; None where they can."""
+def _trace_loop(cut, fixed, carry, length, reverse) -> native.Steps:
+    """What is left to the loop in the steps of a chunk."""
     used = set(reads(cut.loop, cut.outputs))
     same = {v: leaf for v, leaf in zip(cut.fixed, fixed, strict=True) if v in used}
 
@@ -372,10 +375,8 @@ def _without_text(cut, fixed, carry, length, reverse) -> str | None:
         after = run(cut.loop, known | dict(zip(cut.handed, row, strict=True)), cut.outputs)
         return after, after
 
-    steps, _ = native.trace_steps(
-        step, list(same.values()), carry, cut.handed, length=length, reverse=reverse
-    )
-    return steps.text if isinstance(steps.text, str) else None
+    fixed = list(same.values())
+    return native.trace_steps(step, fixed, carry, cut.handed, length=length, reverse=reverse)[0]
 
 
 def _over_chunks(piece, turn, carry, parts):

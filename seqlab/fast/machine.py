@@ -42,6 +42,7 @@ class Text(NamedTuple):
     code: str
     scratch: int  # numbers of scratch memory, its last result
     emits: list[int]  # for each emitted value, which of the results it is
+    work: int  # multiply-adds of a step's products
 
 
 class Place(NamedTuple):
@@ -464,7 +465,12 @@ class _Writer:
         heads = ["declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)"]
         heads += [text for n in lanes for text in functions(n, self.kind)]
         order = [self.emitted.index(value) for value in self.program.outputs[len(self.carry) :]]
-        return Text("\n".join([*heads, *written]), max(self.scratch, 1), order)
+        work = sum(
+            self.num_rows * each.inputs[0].shape[-1] * each.outputs[0].shape[-1]  # pyright: ignore
+            for each in self.program.ops
+            if each.name == "dot_general"
+        )
+        return Text("\n".join([*heads, *written]), max(self.scratch, 1), order, work)
 
 
 SAME = {"copy", "reshape", "convert_element_type", "squeeze", "expand_dims", "copy_p"}

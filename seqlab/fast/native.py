@@ -6,8 +6,12 @@ itself how it is differentiated, transposed and batched. Where its steps have a 
 is the scan. `why_not` tells which it is.
 """
 
+import ctypes
 import hashlib
 import importlib.util
+import os
+import threading
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
@@ -22,6 +26,7 @@ from seqlab.fast import machine
 from seqlab.fast.program import INLINED, from_jaxpr
 
 NEEDED = ("avx2", "fma")  # what the processor must have
+LARGE = 2**22  # multiply-adds of a step from which XLA's products on many cores win
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +53,15 @@ class Steps:
             )
         except machine.UnsupportedError as error:
             return f"the step holds {error}"
+
+    @property
+    def is_worth_it(self) -> bool:
+        """Whether it is as fast as XLA's loop, which has all cores for a large product.
+
+        Machine code walks on one core; training has an XLA device, and a loop, for each of them.
+        """
+        is_small = isinstance(self.text, str) or self.text.work < LARGE
+        return is_small or _num_cores() <= 2 * jax.local_device_count()
 
 
 def walk_steps(
@@ -242,17 +256,20 @@ def _batch(args, dims, *, steps):
 
 
 def _lower(context, *args, steps):
-    is_plain = why_not() is not None or isinstance(steps.text, str)
-    call = partial(_scan if is_plain else _call, steps=steps)
+    call = partial(_scan, steps=steps)
+    if why_not() is None and not isinstance(steps.text, str):
+        try:
+            call = partial(_call, _registered(steps.text.code), steps=steps)
+        except RuntimeError as error:  # another version of XLA's interface, or of LLVM
+            warnings.warn(f"seqlab: a loop is left to XLA: {error}", stacklevel=2)
     return mlir.lower_fun(call, multiple_results=True)(context, *args)
 
 
-def _call(*args, steps):
+def _call(name, *args, steps):
     outs, text = _abstract(steps=steps), steps.text
     carry, emitted = outs[: steps.num_carry], outs[steps.num_carry :]
     unique = [emitted[text.emits.index(k)] for k in range(len(set(text.emits)))]
     scratch = jax.ShapeDtypeStruct((text.scratch,), outs[0].dtype)
-    name = _registered(text.code)
     found = jax.ffi.ffi_call(name, [*map(_shape, (*carry, *unique)), scratch])(*args)
     return [*found[: len(carry)], *(found[len(carry) + k] for k in text.emits)]
 
@@ -282,6 +299,10 @@ def why_not() -> str | None:
     return f"the processor has no {' and no '.join(missing)}" if missing else None
 
 
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _features() -> set[str]:
     from llvmlite import binding as llvm
 
@@ -293,36 +314,39 @@ def _registers() -> machine.Registers:
 
 
 _engines: dict[str, Any] = {}  # kept for as long as a compiled program may call them
+_one_by_one = threading.Lock()  # programs may be compiled in several threads
 
 
 def _registered(code: str) -> str:
     """The name under which XLA knows this code; compiled once a process."""
     name = f"seqlab_steps_{hashlib.sha256(code.encode()).hexdigest()[:16]}"
-    if name not in _engines:
-        from llvmlite import binding as llvm
-
-        llvm.initialize_native_target()
-        llvm.initialize_native_asmprinter()
-        module = llvm.parse_assembly(code)
-        module.verify()
-        target = llvm.Target.from_default_triple().create_target_machine(
-            cpu=llvm.get_host_cpu_name(),
-            features=llvm.get_host_cpu_features().flatten(),
-            opt=3,
-        )
-        options = llvm.create_pipeline_tuning_options(speed_level=2)
-        builder = llvm.create_pass_builder(target, options)
-        builder.getModulePassManager().run(module, builder)
-        engine = llvm.create_mcjit_compiler(module, target)
-        engine.finalize_object()
-        jax.ffi.register_ffi_target(
-            name, jax.ffi.pycapsule(_pointer(engine.get_function_address("main"))), platform="cpu"
-        )
-        _engines[name] = engine
+    with _one_by_one:
+        if name not in _engines:
+            _engines[name] = engine = _compiled(code)
+            address = _pointer(engine.get_function_address("main"))
+            jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(address), platform="cpu")
     return name
 
 
-def _pointer(address):
-    import ctypes
+def _compiled(code: str):
+    from llvmlite import binding as llvm
 
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    module = llvm.parse_assembly(code)
+    module.verify()
+    target = llvm.Target.from_default_triple().create_target_machine(
+        cpu=llvm.get_host_cpu_name(),
+        features=llvm.get_host_cpu_features().flatten(),
+        opt=3,
+    )
+    options = llvm.create_pipeline_tuning_options(speed_level=2)
+    builder = llvm.create_pass_builder(target, options)
+    builder.getModulePassManager().run(module, builder)
+    engine = llvm.create_mcjit_compiler(module, target)
+    engine.finalize_object()
+    return engine
+
+
+def _pointer(address):
     return ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(address)
