@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from seqlab.fast import native
 from seqlab.fast.loop import walk
 from seqlab.fast.machine import UnsupportedError
 from seqlab.fast.program import joined
@@ -26,6 +27,9 @@ NEEDS = {
 }
 # `jax.jit` traces anew where it differs.
 _form = jax.make_user_context(default_value=os.environ.get("SEQLAB_FORM", "auto"))
+
+
+why_not_native = native.why_not
 
 
 def using(form: str) -> AbstractContextManager[None]:
@@ -99,16 +103,18 @@ def unroll(
         again. Changes memory, never values; the least memory is near k = sqrt(T).
       recurrent_mask: None, or [..., H], constant over time: what the cell's matrices read of h is
         multiplied by it (variational dropout). Only for cells whose `step` takes it.
-      form: "fast", the loop from which everything is taken that does not wait for the step before
-        (`seqlab.fast.loop`); "native", the same with what is left as machine code of its own
-        (`seqlab.fast.native`: on a processor, with llvmlite, for steps of matrix products and
-        operations element by element); "scan", the plain `jax.lax.scan` of `step`; "auto", the
-        first of native, fast and scan that can be had: neither of the two where the step holds a
-        loop, an effect or a `jax.custom_vjp` of its own, or is in a `jax.shard_map` with check_vma;
-        "associative", in parallel over time, for a cell whose step is affine in each unit of the
-        carry (MinGRU, MinLSTM, LRU): for a GPU, slower than the loop on a processor. All give the
-        same values and derivatives, to rounding. None is what `using` says, else the environment
-        variable SEQLAB_FORM, else "auto".
+      form: "scan", the plain `jax.lax.scan` of `step`; "fast", the loop from which everything is
+        taken that does not wait for the step before (`seqlab.fast.loop`), not for a step that holds
+        a loop, an effect or a `jax.custom_vjp` of its own, nor in a `jax.shard_map` with check_vma;
+        "native", the same with what is left as machine code of its own, on a processor, with
+        llvmlite, for steps of matrix products and operations element by element (see
+        `why_not_native`; not with `weight_taps`), and on the way back where it can be; "auto", the
+        first of native, fast and scan that can be had, except that products of 2^22 multiply-adds
+        and more stay XLA's where a device of XLA's has more than two cores; "associative", in
+        parallel over time, for a cell whose step is affine in each unit of the carry (MinGRU,
+        MinLSTM, LRU): for a GPU, slower than the loop on a processor. All give the same values and
+        derivatives, to rounding. None is what `using` says, else the environment variable
+        SEQLAB_FORM, else "auto".
 
     Returns:
       Unrolled(carry, ys, carries).

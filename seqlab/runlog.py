@@ -31,7 +31,7 @@ from seqlab.writers import Kind, Writer, open_writer
 
 CONFIG, METRICS, SUMMARY, FIGURES = "config.json", "metrics.jsonl", "summary.json", "figures"
 CHECKPOINTS = "checkpoints"
-PACKAGES = ("seqlab", "jax", "jaxlib", "flax", "optax", "numpy")
+PACKAGES = ("seqlab", "jax", "jaxlib", "flax", "optax", "numpy", "llvmlite")
 OWN_FIGURES = (
     "wall_s", "peak_rss_mb", "device", "metrics_lines", "nonfinite_written", "resumed"
 )  # fmt: skip

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend import core
 from jax.sharding import PartitionSpec
 from mgu import MGU
 
@@ -111,8 +112,31 @@ def test_each_steps_own_weights(name):
             params,
             xs,
             weight_taps,
+            forms=("fast", "scan"),  # a matrix of its own at every step has no machine code
         )
     )
+
+
+@pytest.mark.skipif(not NATIVE, reason=f"no machine code: {native.why_not()}")
+@pytest.mark.parametrize("name", [name for name in EVERY_CELL if name != "slstm"])
+def test_both_ways_of_every_cell_are_machine_code(name):
+    params, carry, xs, taps = problem(EVERY_CELL[name])
+
+    def walk(params, carry, xs, taps):
+        return total(
+            unroll(EVERY_CELL[name], params, xs, carry=carry, taps=taps, mask=MASK, form="native")
+        )[0]
+
+    def loops(jaxpr):
+        for eqn in jaxpr.eqns:
+            if eqn.primitive.name == native.NAME:
+                yield eqn.params["steps"].text
+            for inner in core.jaxprs_in_params(eqn.params):
+                yield from loops(inner)
+
+    found = list(loops(jax.make_jaxpr(jax.grad(walk))(params, carry, xs, taps).jaxpr))
+    assert len(found) == 2
+    assert not any(isinstance(text, str) for text in found)
 
 
 @each_kind

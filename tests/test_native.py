@@ -9,7 +9,7 @@ from seqlab.cells.lookup import CELLS
 from seqlab.cells.lstm import LSTM
 from seqlab.fast import native
 from seqlab.fast.loop import walk
-from seqlab.recurrence import unroll
+from seqlab.recurrence import unroll, using
 
 needs_native = pytest.mark.skipif(
     native.why_not() is not None, reason=f"no machine code: {native.why_not()}"
@@ -102,8 +102,9 @@ def test_rows_and_units_that_fill_no_register(rows, width, units, dtype, x64):
     def body(weights, h, row):
         up, down, bias = weights
         x, flag, scale = row
-        half = width // 2
-        inner = jnp.concatenate([jnp.tanh(h @ up + x)[:, :half], x[:, half:]], axis=-1)
+        half = [width // 2]
+        first = jnp.split(jnp.tanh(h @ up + x), half, axis=-1)[0]
+        inner = jnp.concatenate([first, jnp.split(x, half, axis=-1)[1]], axis=-1)
         after = jax.nn.sigmoid(inner @ down * scale + bias[None]) * h - jnp.abs(h) ** 3
         return jnp.where(flag[:, None], jnp.clip(after, -2.0, 2.0), h)
 
@@ -111,12 +112,13 @@ def test_rows_and_units_that_fill_no_register(rows, width, units, dtype, x64):
         last, every = walk(body, weights, carry, (xs, flags, scale), is_native=is_native)
         return jnp.sum(jnp.sin(every)) + jnp.sum(last**2)
 
-    found, expected = (
-        jax.jit(jax.value_and_grad(lambda *args, n=n: loss(*args, n), (0, 1, 2, 3)))(
-            weights, carry, xs, scale
-        )
+    args = (weights, carry, xs, scale)
+    both = [
+        jax.jit(jax.value_and_grad(lambda *args, n=n: loss(*args, n), (0, 1, 2)))
         for n in (True, False)
-    )
+    ]
+    assert both[0].lower(*args).as_text().count("seqlab_steps_") == 2
+    found, expected = (each(*args) for each in both)
     tolerance = 3e-5 if dtype == "float32" else 1e-12
     for leaf, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         size = max(1.0, float(jnp.max(jnp.abs(other))))
@@ -198,10 +200,62 @@ def test_what_is_not_finite_is_so_from_its_step_on_and_in_its_row_alone(value):
 
 @needs_native
 def test_the_same_rows_give_the_same_bits_in_any_batch():
+    """Sums run over the depth in order, whatever the rows and columns beside them."""
+    key_w, key_x = jax.random.split(jax.random.key(0))
+    matrix, xs = jax.random.normal(key_w, (21, 21)), jax.random.normal(key_x, (6, 13, 21))
+
+    @jax.jit
+    def walked(xs):
+        def step(fixed, carry, row):
+            after = jax.nn.sigmoid(carry[0] @ fixed[0]) * jnp.tanh(row[0])
+            return [after], [after]
+
+        return native.walk_steps(step, [matrix], [xs[0]], [xs], length=6, reverse=False)[1][0]
+
+    alone = jnp.concatenate([walked(xs[:, k][:, None]) for k in range(13)], axis=1)
+    np.testing.assert_array_equal(walked(xs), alone)
+
+
+@needs_native
+def test_numbers_that_print_alike_are_told_apart(x64):
+    h = jnp.ones((3, 5))
+
+    def body(weights, h, x):
+        return h * 1.000000001 - h * 1.0 + jnp.where(h.astype(bool), 0.0, 7.0)
+
+    last, _ = walk(body, None, h, jnp.zeros((1, 3, 1)), is_native=True)
+    np.testing.assert_allclose(last[0], 1e-9, rtol=1e-6)
+
+
+@needs_native
+def test_a_long_chain_of_operations_and_no_jit():
+    def body(weights, h, x):
+        for _ in range(400):
+            h = h + 1e-3 * jnp.tanh(h)
+        return h + x
+
+    carry, xs = jnp.ones((2, 3)), jnp.zeros((3, 2, 3))
+    found = walk(body, None, carry, xs, is_native=None)[0]
+    np.testing.assert_allclose(found, walk(body, None, carry, xs)[0], rtol=1e-6)
     cell, params, xs = lstm_problem()
-    whole = unroll(cell, params, xs, form="native").ys
-    alone = jnp.concatenate([unroll(cell, params, xs[k][None], form="native").ys for k in range(4)])
-    np.testing.assert_allclose(whole, alone, rtol=0, atol=1e-6)
+    with jax.disable_jit():
+        ys = unroll(cell, params, xs, form="native").ys
+    np.testing.assert_allclose(ys, unroll(cell, params, xs, form="scan").ys, atol=1e-6)
+
+
+@needs_native
+def test_a_step_that_walks_itself_is_left_to_the_scan():
+    cell, params, _ = lstm_problem()
+
+    class Outer(LSTM):
+        def step(self, params, carry, x, *, recurrent_mask=None):
+            walked = unroll(cell, params, jnp.stack([x, x], axis=-2), carry=carry)
+            return walked.carry
+
+    xs = jax.random.normal(jax.random.key(2), (2, 3, 3))
+    with using("auto"):
+        text = jaxprs_of(lambda p: unroll(Outer(9), p, xs).ys, params)
+    assert "while" in text
 
 
 @needs_native

@@ -40,7 +40,7 @@ from seqlab.cli import main, parse
 from seqlab.data.checks import check_at_least, check_known
 from seqlab.devices import Devices, num_cores
 from seqlab.errors import InputError
-from seqlab.recurrence import unroll
+from seqlab.recurrence import unroll, why_not_native
 from seqlab.runlog import RunLog, processor, read_run
 from seqlab.timing import time_variants
 from seqlab.types import SHARDS
@@ -440,6 +440,8 @@ def geometric_mean(rows, name):
 def machine(num_devices, with_torch):
     """One line: processor, cores and versions."""
     parts = [processor(), f"{num_cores()} cores", f"{num_devices} XLA devices"]
+    reason = why_not_native()
+    parts.append("loops of machine code" if reason is None else f"loops left to XLA ({reason})")
     if with_torch:
         import torch
 

@@ -2,10 +2,11 @@
 
 The body of any loop is traced once and cut in three: what depends on the weights alone is computed
 once; what depends on the inputs alone (their projections, above all) for many steps in one large
-product; only the rest is left to `jax.lax.scan`. Products of one vector with several matrices
-become one product. The derivative is cut in the same way (`seqlab.fast.linear`), so that in its
-transpose, back-propagation through time, the loop carries nothing but the adjoint of the carry, and
-each weight gradient is one large product over batch and time.
+product; only the rest is left to `jax.lax.scan`, or to machine code (`seqlab.fast.native`).
+Products of one vector with several matrices become one product. The derivative is cut in the same
+way (`seqlab.fast.linear`), so that in its transpose, back-propagation through time, the loop
+carries nothing but the adjoint of the carry, and each weight gradient is one large product over
+batch and time.
 
 Everything is a jvp rule, from which jax derives the backward pass, forward mode and second
 derivatives.
@@ -48,7 +49,9 @@ from seqlab.fast.tangent import (
     shifted,
 )
 
-UNFIT = {"custom_vjp_call", "custom_vjp_call_jaxpr", "custom_lin", "while", "scan", "cond"}
+UNFIT = {
+    "custom_vjp_call", "custom_vjp_call_jaxpr", "custom_lin", "while", "scan", "cond", native.NAME,
+}  # fmt: skip
 CHUNK_BYTES = 2**21  # of what one chunk leaves for its backward pass: it should stay in the cache
 SHORTEST, LONGEST = 5, 25  # steps of a chunk
 
@@ -80,8 +83,8 @@ def walk(
       remat: keep only the carries between chunks for the backward pass and compute the rest again.
       is_parallel: by `jax.lax.associative_scan`, for a body that is affine in each unit of the
         carry (`seqlab.fast.associative`).
-      is_native: what is left to the loop is machine code of its own (`seqlab.fast.native`); None
-        for where it can be.
+      is_native: what is left to the loop is machine code of its own (`seqlab.fast.native`), and on
+        the way back where it can be; None for where it can be.
 
     Returns:
       (carry after the last step, carries after each step with leaves [T, ...]); None where the body
@@ -242,7 +245,7 @@ def _walk_piece_jvp(piece, primals, tangents):
     moves = [_moves(d) for d in d_fixed]
     plan = plan_tangent(piece.cut, moves, laid_out, is_native=piece.is_native)
     is_native = piece.is_native and plan.is_native(piece.length, piece.reverse)
-    if is_native < piece.is_native:
+    if piece.is_native and not is_native:
         plan = plan_tangent(piece.cut, moves, laid_out)
     forward = plan.forward._replace(kept=[]) if piece.remat else plan.forward
     last, trail = _walk_chunks(piece, forward, laid_out, fixed, carry, xs)

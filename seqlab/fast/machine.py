@@ -120,10 +120,6 @@ class _Writer:
         """Whether it is [..., F], over the axes of the carry."""
         return len(value.shape) == len(self.lead) + 1 and value.shape[:-1] == self.lead
 
-    def is_row(self, value) -> bool:
-        """Whether it has one number for each row of the batch."""
-        return value.shape in (self.lead, (*self.lead, 1))
-
     def reserve(self, count: int) -> int:
         start = self.scratch
         self.scratch += -(-count // ALIGNED) * ALIGNED
@@ -246,8 +242,10 @@ class _Writer:
             if whole is None:
                 return None
             return whole._replace(offset=whole.offset + self._start(each, value))
-        if each.name in SAME and each.inputs[0] in self.places and self.is_full(value):
-            return self.places[each.inputs[0]]
+        if each.name in SAME and isinstance(each.inputs[0], Value):
+            source = each.inputs[0]
+            if (source.shape, source.dtype) == (value.shape, value.dtype):
+                return self.resolve(source)
         return None
 
     def _start(self, each, value) -> int:
@@ -274,28 +272,33 @@ class _Writer:
                 loops.setdefault(stop - start, []).append((value, place, start))
         return list(loops.items())
 
-    def _borders(self, value, stage, level) -> set[int]:
+    def _borders(self, value, stage, level, known=None) -> set[int]:
         """Columns at which the pieces of a concatenation meet, however deep."""
+        known = {} if known is None else known
+        if value not in known:
+            known[value] = self._borders_of(value, stage, level, known)
+        return known[value]
+
+    def _borders_of(self, value, stage, level, known) -> set[int]:
         if self._load_place(value, stage, level) is not None or value not in self.maker:
             return set()
-        each = self.maker[value]
+        each, found, start = self.maker[value], set(), 0
         if each.name == "concatenate":
-            found, start = set(), 0
             for piece in each.inputs:
                 width = piece.shape[-1]  # pyright: ignore
                 if isinstance(piece, Value):
-                    found |= {start + at for at in self._borders(piece, stage, level)}
+                    inner = self._borders(piece, stage, level, known)
+                    found |= {start + at for at in inner}
                 found |= {start, start + width}
                 start += width
             return found
         if each.name in ("split", "slice"):
             start, width = self._start(each, value), value.shape[-1]
-            found = {at - start for at in self._borders(each.inputs[0], stage, level)}
+            found = {at - start for at in self._borders(each.inputs[0], stage, level, known)}
             return {at for at in found if 0 < at < width}
-        found = set()
         for atom in each.inputs:
             if isinstance(atom, Value) and atom.shape == value.shape:
-                found |= self._borders(atom, stage, level)
+                found |= self._borders(atom, stage, level, known)
         return found
 
     def _load_place(self, value, stage, level) -> Place | None:
@@ -391,17 +394,22 @@ class _Writer:
         packs.append(f"call void @packs{k}(ptr {self.pointers[matrix]}, ptr %packed{k})")
         place = self.resolve(vectors) or self.stored[vectors]
         out = self.places[each.outputs[0]]
-        for m in sorted(set(rows)):
-            self.functions.append(
-                _block(f"@block{k}_{m}", m, count, self.wide, depth, place, out, self.kind)
-            )
         lines, first = _shift("%p", self.number, "%b", "%j", depth * panel), 0
-        for i, m in enumerate(rows):
+        for m in sorted(set(rows)):
+            name, times = f"{k}_{m}", rows.count(m)
+            block = _block(f"@block{name}", m, count, self.wide, depth, place, out, self.kind)
+            each_block = [
+                *_shift("%ai", self.number, "%a", "%i", m * place.stride),
+                *_shift("%ci", self.number, "%c", "%i", m * out.stride),
+                f"call void @block{name}(ptr %ai, ptr %b, ptr %ci)",
+            ]
+            args = ("%a", "%b", "%c")
+            self.functions += [block, _repeated(f"@blocks{name}", args, each_block, "%i", times)]
             at = first * place.stride + place.offset
-            lines += [f"%a{i} = getelementptr {self.number}, ptr %a, i64 {at}"]
-            lines += _shift(f"%c{i}", self.number, "%c", "%j", panel, first * out.stride)
-            lines += [f"call void @block{k}_{m}(ptr %a{i}, ptr %p, ptr %c{i})"]
-            first += m
+            lines += [f"%a{m} = getelementptr {self.number}, ptr %a, i64 {at}"]
+            lines += _shift(f"%c{m}", self.number, "%c", "%j", panel, first * out.stride)
+            lines += [f"call void @blocks{name}(ptr %a{m}, ptr %p, ptr %c{m})"]
+            first += m * times
         self.functions.append(_repeated(f"@panels{k}", ("%a", "%b", "%c"), lines, "%j", panels))
         group = [
             *_shift("%ag", self.number, "%a", "%g", first * place.stride),
@@ -473,7 +481,7 @@ class _Writer:
         return Text("\n".join([*heads, *written]), max(self.scratch, 1), order, work)
 
 
-SAME = {"copy", "reshape", "convert_element_type", "squeeze", "expand_dims", "copy_p"}
+SAME = {"copy", "reshape", "convert_element_type", "squeeze", "expand_dims", "stop_gradient"}
 FFI_VERSION = (0, 3)  # of xla/ffi/api/c_api.h, whose layout `_Writer._handler` reads
 SUMS = {"add": "fadd", "add_any": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
 FLAGS = {"and": "and", "or": "or", "xor": "xor"}
@@ -584,9 +592,11 @@ class _Columns:
             if isinstance(source, Value) and source.shape == value.shape:
                 if source.dtype == value.dtype:
                     return self.vector(source, at)
+                name = self.vector(source, at)
                 if source.dtype == np.bool_:
-                    flags = self.vector(source, at)
-                    return self.name(f"uitofp <{self.lanes} x i1> {flags} to {vector}")
+                    return self.name(f"uitofp <{self.lanes} x i1> {name} to {vector}")
+                zero = constant(0.0, self.lanes, self.kind)
+                return self.name(f"fcmp une {vector} {name}, {zero}")
             raise UnsupportedError(f"{each.name} to shape {value.shape}")
         if each.name == "select_n":
             which, *cases = each.inputs
@@ -647,7 +657,7 @@ class _Columns:
             below = writer.maker[source].inputs[0]
             if isinstance(below, Constant):
                 return self.atom(below, at)
-            if below.size != source.size:
+            if below.size != source.size or below.dtype != source.dtype:
                 break
             source = below
         if source not in writer.pointers:
@@ -671,6 +681,12 @@ class _Columns:
         return self.splat(self.number, scalar)
 
 
+def _bits(value) -> tuple:
+    """Equal for equal numbers only; what is printed of them may be less."""
+    array = np.asarray(value)
+    return array.dtype.str, array.shape, array.tobytes()
+
+
 def _values(each):
     return [atom for atom in each.inputs if isinstance(atom, Value)]
 
@@ -682,7 +698,7 @@ def _without_repeats(program: Program) -> Program:
     ops = []
     for each in program.ops:
         inputs = tuple(same.get(atom, atom) for atom in each.inputs)
-        keys = [repr(a.value) if isinstance(a, Constant) else a for a in inputs]
+        keys = [_bits(a.value) if isinstance(a, Constant) else a for a in inputs]
         key = (each.name, *keys, repr(sorted(each.params.items(), key=lambda item: item[0])))
         if key in seen:
             same.update(zip(each.outputs, seen[key].outputs, strict=True))

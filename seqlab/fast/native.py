@@ -3,7 +3,8 @@
 `walk_steps` is `jax.lax.scan` of a step whose program is known; as a primitive of jax's it says of
 itself how it is differentiated, transposed and batched. Where its steps have a text
 (`seqlab.fast.machine`) the program that XLA compiles for a processor calls that; everywhere else it
-is the scan. `why_not` tells which it is.
+is the scan. `why_not` tells whether a process has machine code at all, `Steps.text` what a step
+holds that has none.
 """
 
 import ctypes
@@ -25,6 +26,7 @@ from jax.interpreters import ad, batching, mlir
 from seqlab.fast import machine
 from seqlab.fast.program import INLINED, from_jaxpr
 
+NAME = "seqlab_steps"  # of the primitive
 NEEDED = ("avx2", "fma")  # what the processor must have
 LARGE = 2**22  # multiply-adds of a step from which XLA's products on many cores win
 
@@ -53,6 +55,8 @@ class Steps:
             )
         except machine.UnsupportedError as error:
             return f"the step holds {error}"
+        except RecursionError:
+            return "the step holds too long a chain of operations"
 
     @property
     def is_worth_it(self) -> bool:
@@ -260,8 +264,10 @@ def _lower(context, *args, steps):
     if why_not() is None and not isinstance(steps.text, str):
         try:
             call = partial(_call, _registered(steps.text.code), steps=steps)
-        except RuntimeError as error:  # another version of XLA's interface, or of LLVM
-            warnings.warn(f"seqlab: a loop is left to XLA: {error}", stacklevel=2)
+        except (RuntimeError, AttributeError) as error:  # another version of XLA or of llvmlite
+            _refused.append(f"it was refused: {error}")
+            why_not.cache_clear()
+            warnings.warn(f"seqlab: loops are left to XLA: {error}", stacklevel=2)
     return mlir.lower_fun(call, multiple_results=True)(context, *args)
 
 
@@ -274,9 +280,14 @@ def _call(name, *args, steps):
     return [*found[: len(carry)], *(found[len(carry) + k] for k in text.emits)]
 
 
-_steps_p = core.Primitive("seqlab_steps")
+def _run(*args, steps):
+    with jax.disable_jit(False):
+        return jax.jit(partial(_steps_p.bind, steps=steps))(*args)
+
+
+_steps_p = core.Primitive(NAME)
 _steps_p.multiple_results = True
-_steps_p.def_impl(lambda *args, steps: jax.jit(partial(_steps_p.bind, steps=steps))(*args))
+_steps_p.def_impl(_run)
 _steps_p.def_abstract_eval(_abstract)
 ad.primitive_jvps[_steps_p] = _jvp
 ad.primitive_transposes[_steps_p] = _transpose
@@ -291,11 +302,16 @@ mlir.register_lowering(_steps_p, _lower, platform="cpu")
 @cache
 def why_not() -> str | None:
     """Why no loop of this process runs as machine code of its own; None where loops can."""
+    if _refused:
+        return _refused[0]
     if jax.default_backend() != "cpu":
         return f"the device is {jax.default_backend()!r}, and this is for a processor"
     if importlib.util.find_spec("llvmlite") is None:
         return "llvmlite is not installed: pip install 'seqlab[fast]'"
-    missing = [name for name in NEEDED if name not in _features()]
+    try:
+        missing = [name for name in NEEDED if name not in _features()]
+    except (ImportError, OSError, RuntimeError) as error:
+        return f"llvmlite does not work here: {error}"
     return f"the processor has no {' and no '.join(missing)}" if missing else None
 
 
@@ -313,7 +329,8 @@ def _registers() -> machine.Registers:
     return machine.Registers(64, 28) if "avx512f" in _features() else machine.Registers(32, 12)
 
 
-_engines: dict[str, Any] = {}  # kept for as long as a compiled program may call them
+_engines: dict[str, Any] = {}  # kept for good: compiled programs call them
+_refused: list[str] = []  # why XLA or LLVM would not take the first text
 _one_by_one = threading.Lock()  # programs may be compiled in several threads
 
 
@@ -322,9 +339,12 @@ def _registered(code: str) -> str:
     name = f"seqlab_steps_{hashlib.sha256(code.encode()).hexdigest()[:16]}"
     with _one_by_one:
         if name not in _engines:
-            _engines[name] = engine = _compiled(code)
-            address = _pointer(engine.get_function_address("main"))
+            engine = _compiled(code)
+            address = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(
+                engine.get_function_address("main")
+            )
             jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(address), platform="cpu")
+            _engines[name] = engine
     return name
 
 
@@ -346,7 +366,3 @@ def _compiled(code: str):
     engine = llvm.create_mcjit_compiler(module, target)
     engine.finalize_object()
     return engine
-
-
-def _pointer(address):
-    return ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(address)

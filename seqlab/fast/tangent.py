@@ -2,10 +2,11 @@
 
 Of a step carry_t = step(carry_{t-1}, ...) the tangent is dcarry_t = A_t dcarry_{t-1} + e_t. What
 A_t and e_t are made of is computed for a whole chunk at once, from the carries and from the few
-values that the loop has kept because they were dear; the rest is the loop's (`Factors.step`).
+values that the loop has kept because they were dear; the rest is the loop's (`Tangent.step`).
 """
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +24,7 @@ from seqlab.fast.program import (
     is_product,
     is_real,
     needed,
+    op,
     reached,
     reads,
     run,
@@ -118,17 +120,13 @@ class Tangent(NamedTuple):
 
     def is_native(self, length: int, reverse: bool) -> bool:
         """Whether both ways, of tangents and back, the loop can be machine code of its own."""
-        same = [*self.once, *self.turned.values()]
-        moved = reached(self.bulk, self.d_fixed)
-        if not moved.isdisjoint(same):
-            return False
 
         def step(fixed, carry, row):
-            after = self.step(dict(zip(same, fixed, strict=True)), carry, row)
+            after = self.step(dict(zip(self.once, fixed, strict=True)), carry, row)
             return after, after
 
         steps, _ = native.trace_steps(
-            step, same, self.d_carry, self.rows, length=length, reverse=reverse
+            step, self.once, self.d_carry, self.rows, length=length, reverse=reverse
         )
         if isinstance(steps.text, str):
             return False
@@ -142,10 +140,6 @@ class Factors(NamedTuple):
     tangent: Tangent
     same: dict[Value, Any]
     rows: list[Any]
-
-    def step(self, d_carry, row):
-        """The tangent of the carry after a step, from that before it."""
-        return self.tangent.step(self.same, d_carry, row)
 
 
 def has_tangent(cut: Body) -> bool:
@@ -206,7 +200,8 @@ def plan_tangent(
         waits = [not waiting.isdisjoint(each.outputs) for each in tangent_ops]
         late = [each for each, yes in zip(tangent_ops, waits, strict=True) if yes]
         early = [each for each, yes in zip(tangent_ops, waits, strict=True) if not yes]
-        parts = Rearranged([], early, late, d_after)
+        late, spreads = _spread(late, tangent_values - waiting)
+        parts = Rearranged([], [*early, *spreads], late, d_after)
     else:
         tangents = {*d_fixed, *d_carry, *d_handed}
         parts = rearrange(tangent_ops, tangents, set(d_carry), d_after)
@@ -279,6 +274,29 @@ def shifted(first: jax.Array, after: jax.Array, reverse: bool) -> jax.Array:
     if reverse:
         return jnp.concatenate([after[1:], first[None]])
     return jnp.concatenate([first[None], after[:-1]])
+
+
+def _spread(ops, moved):
+    """Sums whose terms among `moved` have the shape of the sum, and what repeats those without.
+
+    A bias is added to every row of a batch: its adjoint is then the sum of theirs, formed of all
+    steps at once.
+    """
+    found, spreads, wide = [], [], {}
+    for each in ops:
+        if each.name in ("add", "add_any", "sub"):
+            like, inputs = each.outputs[0], []
+            for atom in each.inputs:
+                if atom in moved and atom.shape != like.shape:
+                    if (atom, like.shape) not in wide:
+                        repeat = partial(jnp.broadcast_to, shape=like.shape)
+                        spreads.append(op("spread", repeat, (atom,), like))
+                        wide[atom, like.shape] = spreads[-1].outputs[0]
+                    atom = wide[atom, like.shape]
+                inputs.append(atom)
+            each = each._replace(inputs=tuple(inputs))
+        found.append(each)
+    return found, spreads
 
 
 def _turned(ops, fixed):
