@@ -13,6 +13,7 @@ in metrics.jsonl and of each picture, and the figures of summary.json with what 
 `--check` makes the runs again, one after the other, and says of each
 
     identical          every line and every figure to the last bit: same machine, same versions
+                       (loops are machine code where they were: it sets SEQLAB_NATIVE)
     within tolerance   other bits, and every figure within what the manifest allows
     MOVED              a figure lies further off, is gone, or a check of the study has turned;
                        old and new are shown
@@ -36,6 +37,7 @@ import fnmatch
 import hashlib
 import importlib
 import json
+import os
 import re
 import shlex
 import shutil
@@ -265,7 +267,7 @@ def manifest_of(
         "figures": figures,
         "made_with": {
             **{key: source.get(key) for key in ("started_utc", "git_commit", "git_modified")},
-            **{key: source.get(key) for key in ("device", "processor", "versions")},
+            **{key: source.get(key) for key in ("device", "processor", "native", "versions")},
             "wall_s": finished.summary["wall_s"],
         },
     }
@@ -503,7 +505,9 @@ def make(
         (Path(asked) / CONFIG).write_text(to_json(wanted))
         command = [sys.executable, "-m", manifest["module"]]
         command += ["--from-run", asked, "--out", str(folder.resolve())]
-        wait(subprocess.Popen(command, stdout=log))  # its progress bar stays visible
+        # Loops as they were, left to XLA before there was machine code for them.
+        loops = {"SEQLAB_NATIVE": "1" if manifest["made_with"].get("native") else "0"}
+        wait(subprocess.Popen(command, stdout=log, env=os.environ | loops))  # its bar stays visible
     return read_run(folder) if (folder / SUMMARY).exists() else None
 
 
@@ -595,7 +599,8 @@ def compare(manifest: Mapping[str, Any], finished: Run) -> Comparison:
 def differences(made_with: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
     """What is not as when the manifest was recorded; or that it all is, and bits differ still."""
     found = []
-    for key in ("device", "processor"):
+    made_with = {"native": False} | dict(made_with)
+    for key in ("device", "processor", "native"):
         if made_with.get(key) != record.get(key):
             found.append(f"{key}: {made_with.get(key)} -> {record.get(key)}")
     before, now = made_with["versions"], record["versions"]

@@ -25,11 +25,13 @@ NEEDS = {
     "native": UNFIT,
     "associative": "the step is not affine in each unit of the carry",
 }
-# `jax.jit` traces anew where it differs.
-_form = jax.make_user_context(default_value=os.environ.get("SEQLAB_FORM", "auto"))
+_form = jax.make_user_context(default_value="auto")  # `jax.jit` traces anew where it differs
+_AUTO_IS_NATIVE = os.environ.get("SEQLAB_NATIVE") != "0"
 
 
-why_not_native = native.why_not
+def why_not_native() -> str | None:
+    """Why "auto" leaves loops to XLA; None where they are machine code. See `unroll`, `form`."""
+    return native.why_not() if _AUTO_IS_NATIVE else "SEQLAB_NATIVE is 0"
 
 
 def using(form: str) -> AbstractContextManager[None]:
@@ -113,8 +115,8 @@ def unroll(
         and more stay XLA's where a device of XLA's has more than two cores; "associative", in
         parallel over time, for a cell whose step is affine in each unit of the carry (MinGRU,
         MinLSTM, LRU): for a GPU, slower than the loop on a processor. All give the same values and
-        derivatives, to rounding. None is what `using` says, else the environment variable
-        SEQLAB_FORM, else "auto".
+        derivatives, to rounding. None is what `using` says, else "auto"; with SEQLAB_NATIVE=0 in the
+        environment that is never native.
 
     Returns:
       Unrolled(carry, ys, carries).
@@ -223,7 +225,7 @@ def unroll(
                     chunk=remat_every,
                     remat=remat_every is not None,
                     is_parallel=form == "associative",
-                    is_native={"auto": None, "native": True}.get(form, False),
+                    is_native=None if form == "auto" and _AUTO_IS_NATIVE else form == "native",
                 )
             except UnsupportedError as error:
                 name = type(cell).__name__

@@ -111,6 +111,7 @@ class RunLog:
             "versions": _versions(),
             "device": _device(),
             "processor": processor(),
+            "native": os.environ.get("SEQLAB_NATIVE") != "0",  # loops, see `seqlab.unroll`
             "track": track,
             "git_commit": commit,
             "git_modified": modified,

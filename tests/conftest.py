@@ -20,7 +20,7 @@ os.environ.setdefault(
 )
 
 # The same for loops of machine code; tests of those name the form.
-os.environ.setdefault("SEQLAB_FORM", "fast")  # read when seqlab is imported; inherited too
+os.environ.setdefault("SEQLAB_NATIVE", "0")  # read when seqlab is imported; inherited too
 
 import jax
 import pytest

@@ -97,8 +97,11 @@ def test_every_cell_under_every_option(name, options):
     def walk(params, carry, xs, taps):
         return unroll(cell, params, xs, carry=carry, taps=taps, **OPTIONS[options])
 
-    # sLSTM's log1p has no machine code.
-    assert_same(each_form(walk, *problem(cell), forms=FORMS[name == "slstm" and NATIVE :]))
+    # sLSTM's log1p has no machine code; chunks, truncated or not, are the same to it in every cell.
+    has_native = NATIVE and name != "slstm"
+    has_native &= options != "truncate, remat" or name in REPRESENTATIVES
+    forms = FORMS if has_native else ("fast", "scan")
+    assert_same(each_form(walk, *problem(cell), forms=forms))
 
 
 @each_kind
