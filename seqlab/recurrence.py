@@ -115,8 +115,8 @@ def unroll(
         and more stay XLA's where a device of XLA's has more than two cores; "associative", in
         parallel over time, for a cell whose step is affine in each unit of the carry (MinGRU,
         MinLSTM, LRU): for a GPU, slower than the loop on a processor. All give the same values and
-        derivatives, to rounding. None is what `using` says, else "auto"; with SEQLAB_NATIVE=0 in the
-        environment that is never native.
+        derivatives, to rounding. None is what `using` says, else "auto", which is never native with
+        SEQLAB_NATIVE=0 in the environment.
 
     Returns:
       Unrolled(carry, ys, carries).
