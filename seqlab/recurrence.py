@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqlab.fast import native
+from seqlab.fast.columns import UnsupportedError
 from seqlab.fast.loop import walk
-from seqlab.fast.machine import UnsupportedError
 from seqlab.fast.program import joined
 from seqlab.types import SHARDS, Array, Carry, Cell, Params, RoutedCell
 

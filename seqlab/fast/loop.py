@@ -23,13 +23,15 @@ from jax.custom_derivatives import SymbolicZero
 
 from seqlab.fast import native
 from seqlab.fast.associative import is_affine, walk_associative
-from seqlab.fast.machine import UnsupportedError
+from seqlab.fast.columns import UnsupportedError
 from seqlab.fast.program import (
     Body,
+    choose,
     from_jaxpr,
     frontier,
     join_biases,
     join_products,
+    merge,
     needed,
     primitives,
     reached,
@@ -42,9 +44,7 @@ from seqlab.fast.tangent import (
     DEAR,
     Forward,
     Trail,
-    choose,
     has_tangent,
-    merge,
     plan_tangent,
     shifted,
 )

@@ -4,29 +4,26 @@ What XLA runs as a loop around some forty small loops and a matrix product that 
 anew at every step is here one function: matrices are laid out once in panels that the registers
 read in order, and between two products everything that a number of the state needs is done while
 it is in a register. The text is that of any program of vector-matrix products and element by
-element operations; anything else is `UnsupportedError`, and stays XLA's.
+element operations (`seqlab.fast.panels`, `seqlab.fast.columns`); anything else is `UnsupportedError`, and
+stays XLA's.
 
 float32 or float64. Sums and products are contracted (fused multiply-add), and `exp`, `tanh` and
 `logistic` are approximations of their own (`seqlab.fast.elementary`), so results differ from XLA's
 in the last bits.
-
-References: Goto and van de Geijn, 2008 (panels, register blocks).
 """
 
 import itertools
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 
-from seqlab.fast.elementary import DOUBLE, FLOAT, constant, define, functions
+from seqlab.fast.columns import SAME, Columns, Place, UnsupportedError
+from seqlab.fast.elementary import DOUBLE, FLOAT, define, functions
+from seqlab.fast.panels import block, pack, repeated, shift
 from seqlab.fast.program import Atom, Constant, Op, Program, Value
 
+FFI_VERSION = (0, 3)  # of xla/ffi/api/c_api.h, whose layout `_Writer._handler` reads
 ALIGNED = 16  # numbers at the start of every part of the scratch memory
-
-
-class UnsupportedError(Exception):
-    """A program that has no text; the message says what it holds."""
 
 
 class Registers(NamedTuple):
@@ -43,14 +40,6 @@ class Text(NamedTuple):
     scratch: int  # numbers of scratch memory, its last result
     emits: list[int]  # for each emitted value, which of the results it is
     work: int  # multiply-adds of a step's products
-
-
-class Place(NamedTuple):
-    """Where a matrix [R, F] lies: `pointer` + (row * `stride` + `offset`) numbers."""
-
-    pointer: str
-    stride: int
-    offset: int = 0
 
 
 def write(
@@ -241,14 +230,14 @@ class _Writer:
             whole = self.resolve(each.inputs[0])
             if whole is None:
                 return None
-            return whole._replace(offset=whole.offset + self._start(each, value))
+            return whole._replace(offset=whole.offset + self.start_of(each, value))
         if each.name in SAME and isinstance(each.inputs[0], Value):
             source = each.inputs[0]
             if (source.shape, source.dtype) == (value.shape, value.dtype):
                 return self.resolve(source)
         return None
 
-    def _start(self, each, value) -> int:
+    def start_of(self, each, value) -> int:
         """The column at which a part of a value begins."""
         if each.name == "split":
             if each.params["axis"] != len(self.lead):
@@ -280,7 +269,7 @@ class _Writer:
         return known[value]
 
     def _borders_of(self, value, stage, level, known) -> set[int]:
-        if self._load_place(value, stage, level) is not None or value not in self.maker:
+        if self.load_place(value, stage, level) is not None or value not in self.maker:
             return set()
         each, found, start = self.maker[value], set(), 0
         if each.name == "concatenate":
@@ -293,7 +282,7 @@ class _Writer:
                 start += width
             return found
         if each.name in ("split", "slice"):
-            start, width = self._start(each, value), value.shape[-1]
+            start, width = self.start_of(each, value), value.shape[-1]
             found = {at - start for at in self._borders(each.inputs[0], stage, level, known)}
             return {at for at in found if 0 < at < width}
         for atom in each.inputs:
@@ -301,7 +290,7 @@ class _Writer:
                 found |= self._borders(atom, stage, level, known)
         return found
 
-    def _load_place(self, value, stage, level) -> Place | None:
+    def load_place(self, value, stage, level) -> Place | None:
         place = self.resolve(value)
         if place is None and value in self.stored and level[value] < stage:
             return self.stored[value]
@@ -318,11 +307,11 @@ class _Writer:
         if whole:
             lines += ["br label %columns", "columns:"]
             lines += ["%j = phi i64 [0, %rows], [%j2, %columns]"]
-            lines += _Columns(self, used, lanes, "%j", "v", stage, level).store(parts)
+            lines += Columns(self, used, lanes, "%j", "v", stage, level).store(parts)
             lines += [f"%j2 = add i64 %j, {lanes}", f"%more = icmp ult i64 %j2, {whole}"]
             lines += ["br i1 %more, label %columns, label %rest", "rest:"]
         if width > whole:
-            rest = _Columns(self, used, width - whole, str(whole), "w", stage, level)
+            rest = Columns(self, used, width - whole, str(whole), "w", stage, level)
             lines += rest.store(parts)
         lines += ["br label %end", "end:"]
         lines += ["%r2 = add i64 %r, 1", f"%again = icmp ult i64 %r2, {self.num_rows}"]
@@ -384,40 +373,40 @@ class _Writer:
         k = sum(line.startswith("call") for line in packs)
         start = self.reserve(groups * size)
         packs.append(f"%packed{k} = getelementptr {self.number}, ptr {scratch}, i64 {start}")
-        self.functions.append(_pack(f"@pack{k}", depth, width, panel, is_by_row, self.number))
-        pack = [
-            *_shift("%mg", self.number, "%m", "%g", depth * width),
-            *_shift("%og", self.number, "%o", "%g", size),
+        self.functions.append(pack(f"@pack{k}", depth, width, panel, is_by_row, self.number))
+        each_pack = [
+            *shift("%mg", self.number, "%m", "%g", depth * width),
+            *shift("%og", self.number, "%o", "%g", size),
             f"call void @pack{k}(ptr %mg, ptr %og)",
         ]
-        self.functions.append(_repeated(f"@packs{k}", ("%m", "%o"), pack, "%g", groups))
+        self.functions.append(repeated(f"@packs{k}", ("%m", "%o"), each_pack, "%g", groups))
         packs.append(f"call void @packs{k}(ptr {self.pointers[matrix]}, ptr %packed{k})")
         place = self.resolve(vectors) or self.stored[vectors]
         out = self.places[each.outputs[0]]
-        lines, first = _shift("%p", self.number, "%b", "%j", depth * panel), 0
+        lines, first = shift("%p", self.number, "%b", "%j", depth * panel), 0
         for m in sorted(set(rows)):
             name, times = f"{k}_{m}", rows.count(m)
-            block = _block(f"@block{name}", m, count, self.wide, depth, place, out, self.kind)
+            one = block(f"@block{name}", m, count, self.wide, depth, place, out, self.kind)
             each_block = [
-                *_shift("%ai", self.number, "%a", "%i", m * place.stride),
-                *_shift("%ci", self.number, "%c", "%i", m * out.stride),
+                *shift("%ai", self.number, "%a", "%i", m * place.stride),
+                *shift("%ci", self.number, "%c", "%i", m * out.stride),
                 f"call void @block{name}(ptr %ai, ptr %b, ptr %ci)",
             ]
             args = ("%a", "%b", "%c")
-            self.functions += [block, _repeated(f"@blocks{name}", args, each_block, "%i", times)]
+            self.functions += [one, repeated(f"@blocks{name}", args, each_block, "%i", times)]
             at = first * place.stride + place.offset
             lines += [f"%a{m} = getelementptr {self.number}, ptr %a, i64 {at}"]
-            lines += _shift(f"%c{m}", self.number, "%c", "%j", panel, first * out.stride)
+            lines += shift(f"%c{m}", self.number, "%c", "%j", panel, first * out.stride)
             lines += [f"call void @blocks{name}(ptr %a{m}, ptr %p, ptr %c{m})"]
             first += m * times
-        self.functions.append(_repeated(f"@panels{k}", ("%a", "%b", "%c"), lines, "%j", panels))
+        self.functions.append(repeated(f"@panels{k}", ("%a", "%b", "%c"), lines, "%j", panels))
         group = [
-            *_shift("%ag", self.number, "%a", "%g", first * place.stride),
-            *_shift("%bg", self.number, "%b", "%g", size),
-            *_shift("%cg", self.number, "%c", "%g", first * out.stride),
+            *shift("%ag", self.number, "%a", "%g", first * place.stride),
+            *shift("%bg", self.number, "%b", "%g", size),
+            *shift("%cg", self.number, "%c", "%g", first * out.stride),
             f"call void @panels{k}(ptr %ag, ptr %bg, ptr %cg)",
         ]
-        self.functions.append(_repeated(f"@product{k}", ("%a", "%b", "%c"), group, "%g", groups))
+        self.functions.append(repeated(f"@product{k}", ("%a", "%b", "%c"), group, "%g", groups))
         return f"call void @product{k}(ptr {place.pointer}, ptr %packed{k}, ptr {out.pointer})"
 
     # The whole.
@@ -481,214 +470,10 @@ class _Writer:
         return Text("\n".join([*heads, *written]), max(self.scratch, 1), order, work)
 
 
-SAME = {"copy", "reshape", "convert_element_type", "squeeze", "expand_dims", "stop_gradient"}
-FFI_VERSION = (0, 3)  # of xla/ffi/api/c_api.h, whose layout `_Writer._handler` reads
-SUMS = {"add": "fadd", "add_any": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
-FLAGS = {"and": "and", "or": "or", "xor": "xor"}
-ORDERS = {"eq": "oeq", "ne": "une", "lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge"}
-CALLS = {
-    "tanh": "seqlab.tanh", "logistic": "seqlab.logistic", "exp": "seqlab.exp",
-    "max": "llvm.maximum", "min": "llvm.minimum", "abs": "llvm.fabs", "sqrt": "llvm.sqrt",
-}  # fmt: skip
-
-
-class _Columns:
-    """Text for some neighbouring columns of one row."""
-
-    def __init__(self, writer, used, lanes, column, prefix, stage, level):
-        writer.lanes.add(lanes)
-        self.writer, self.used, self.lanes, self.prefix = writer, used, lanes, prefix
-        self.column, self.stage, self.level = column, stage, level
-        self.kind, self.number = writer.kind, writer.kind.name
-        self.lines: list[str] = []
-        self.known: dict[tuple[Value, int], str] = {}
-        self.made: dict[str, str] = {}
-
-    def store(self, parts) -> list[str]:
-        """Every value into its place."""
-        found = [(self.vector(value, at), place, at) for value, place, at in parts]
-        for name, place, at in found:
-            to = self.address(place._replace(offset=place.offset + at), self.number)
-            self.lines.append(f"store <{self.lanes} x {self.number}> {name}, ptr {to}, align 4")
-        return self.lines
-
-    def name(self, text: str) -> str:
-        """The name of what `text` computes; the same text is computed once."""
-        if text not in self.made:
-            self.made[text] = f"%{self.prefix}{len(self.made)}"
-            self.lines.append(f"{self.made[text]} = {text}")
-        return self.made[text]
-
-    def pointer(self, outer: str) -> str:
-        return self.used.setdefault(outer, f"%p{len(self.used)}")
-
-    def address(self, place: Place, kind: str) -> str:
-        row = self.name(f"mul i64 %r, {place.stride}")
-        at = self.name(f"add i64 {row}, {self.column}")
-        start = self.name(f"getelementptr {kind}, ptr {self.pointer(place.pointer)}, i64 {at}")
-        return self.name(f"getelementptr {kind}, ptr {start}, i64 {place.offset}")
-
-    def splat(self, kind: str, scalar: str) -> str:
-        one = self.name(f"insertelement <{self.lanes} x {kind}> poison, {kind} {scalar}, i32 0")
-        zeros = f"<{self.lanes} x i32> zeroinitializer"
-        vector = f"<{self.lanes} x {kind}>"
-        return self.name(f"shufflevector {vector} {one}, {vector} poison, {zeros}")
-
-    def atom(self, atom: Atom, at: int) -> str:
-        if isinstance(atom, Value):
-            return self.vector(atom, at)
-        number = np.asarray(atom.value)
-        if number.size != 1:
-            raise UnsupportedError("a constant that is no single number")
-        return constant(number.reshape(())[()], self.lanes, self.kind)
-
-    def operand(self, atom: Atom, value: Value, at: int) -> str:
-        """Of an operation that gives `value`; axes of length 1 are repeated."""
-        if isinstance(atom, Constant) or atom.shape == value.shape:
-            return self.atom(atom, at)
-        if atom.shape and len(atom.shape) != len(value.shape):
-            raise UnsupportedError(f"shapes {atom.shape} and {value.shape} in one operation")
-        return self._broadcast(atom, tuple(range(len(atom.shape))), value, at)
-
-    def vector(self, value: Value, at: int) -> str:
-        """The name of its columns from `at` on."""
-        if (value, at) not in self.known:
-            self.known[value, at] = self._vector(value, at)
-        return self.known[value, at]
-
-    def _vector(self, value, at):
-        place = self.writer._load_place(value, self.stage, self.level)
-        if place is not None:
-            place = place._replace(offset=place.offset + at)
-            if value.dtype == np.bool_:
-                start = self.address(place, "i8")
-                flags = self.name(f"load <{self.lanes} x i8>, ptr {start}, align 1")
-                return self.name(f"trunc <{self.lanes} x i8> {flags} to <{self.lanes} x i1>")
-            start = self.address(place, self.number)
-            return self.name(f"load <{self.lanes} x {self.number}>, ptr {start}, align 4")
-        each = self.writer.maker.get(value)
-        if each is None:
-            raise UnsupportedError(f"an input of shape {value.shape}")
-        if not self.writer.is_full(value):
-            raise UnsupportedError(f"{each.name} of shape {value.shape}")
-        return self._operation(each, value, at)
-
-    def _operation(self, each, value, at):
-        vector = f"<{self.lanes} x {self.number}>"
-        if each.name == "broadcast_in_dim":
-            return self._broadcast(each.inputs[0], each.params["broadcast_dimensions"], value, at)
-        if each.name == "concatenate":
-            if each.params["dimension"] != len(value.shape) - 1:
-                raise UnsupportedError("a concatenation along another axis than the last")
-            start = 0
-            for piece in each.inputs:
-                if start <= at < start + piece.shape[-1]:
-                    return self.atom(piece, at - start)
-                start += piece.shape[-1]
-        if each.name in ("split", "slice"):
-            return self.vector(each.inputs[0], at + self.writer._start(each, value))
-        if each.name in SAME:
-            (source,) = each.inputs
-            if isinstance(source, Value) and source.shape == value.shape:
-                if source.dtype == value.dtype:
-                    return self.vector(source, at)
-                name = self.vector(source, at)
-                if source.dtype == np.bool_:
-                    return self.name(f"uitofp <{self.lanes} x i1> {name} to {vector}")
-                zero = constant(0.0, self.lanes, self.kind)
-                return self.name(f"fcmp une {vector} {name}, {zero}")
-            raise UnsupportedError(f"{each.name} to shape {value.shape}")
-        if each.name == "select_n":
-            which, *cases = each.inputs
-            if len(cases) != 2 or value.dtype == np.bool_:
-                raise UnsupportedError("a choice of more than two")
-            flags, no, yes = (self.operand(atom, value, at) for atom in (which, *cases))
-            return self.name(f"select <{self.lanes} x i1> {flags}, {vector} {yes}, {vector} {no}")
-        inputs = [self.operand(atom, value, at) for atom in each.inputs]
-        if each.name in SUMS:
-            contract = "" if each.name == "div" else "contract "
-            return self.name(f"{SUMS[each.name]} {contract}{vector} {inputs[0]}, {inputs[1]}")
-        if each.name in ORDERS and all(a.dtype != np.bool_ for a in _values(each)):
-            return self.name(f"fcmp {ORDERS[each.name]} {vector} {inputs[0]}, {inputs[1]}")
-        if each.name in FLAGS:
-            return self.name(f"{each.name} <{self.lanes} x i1> {inputs[0]}, {inputs[1]}")
-        if each.name == "not":
-            return self.name(
-                f"xor <{self.lanes} x i1> {inputs[0]}, {constant(True, self.lanes, self.kind)}"
-            )
-        if each.name == "neg":
-            return self.name(f"fneg {vector} {inputs[0]}")
-        if each.name == "square":
-            return self.name(f"fmul contract {vector} {inputs[0]}, {inputs[0]}")
-        if each.name == "integer_pow" and each.params["y"]:
-            power = inputs[0]
-            for _ in range(abs(each.params["y"]) - 1):
-                power = self.name(f"fmul contract {vector} {power}, {inputs[0]}")
-            one = constant(1.0, self.lanes, self.kind)
-            return power if each.params["y"] > 0 else self.name(f"fdiv {vector} {one}, {power}")
-        if each.name == "sign":
-            (x,) = inputs
-            zero, one, minus = (constant(n, self.lanes, self.kind) for n in (0.0, 1.0, -1.0))
-            over = self.name(f"fcmp ogt {vector} {x}, {zero}")
-            under = self.name(f"fcmp olt {vector} {x}, {zero}")
-            flags = f"<{self.lanes} x i1>"
-            rest = self.name(f"select {flags} {under}, {vector} {minus}, {vector} {x}")
-            return self.name(f"select {flags} {over}, {vector} {one}, {vector} {rest}")
-        if each.name in CALLS:
-            args = ", ".join(f"{vector} {name}" for name in inputs)
-            return self.name(
-                f"call {vector} @{CALLS[each.name]}.v{self.lanes}{self.kind.suffix}({args})"
-            )
-        raise UnsupportedError(f"the operation {each.name}")
-
-    def _broadcast(self, source, axes, value, at):
-        writer = self.writer
-        if isinstance(source, Constant) or source.shape == value.shape:
-            return self.atom(source, at)
-        # One number, or some for the units, for each of the first axes of the batch.
-        sizes = [1] * len(value.shape)
-        for n, axis in zip(source.shape, axes, strict=True):
-            sizes[axis] = n
-        groups, num_units = int(np.prod(sizes[:-1], dtype=int)), sizes[-1]
-        count = max([k + 1 for k, n in enumerate(sizes[:-1]) if n > 1], default=0)
-        if sizes[:count] != list(writer.lead[:count]) or num_units not in (1, value.shape[-1]):
-            raise UnsupportedError(f"a value of shape {source.shape} repeated along {axes}")
-        while source in writer.maker and writer.maker[source].name in SAME | {"broadcast_in_dim"}:
-            below = writer.maker[source].inputs[0]
-            if isinstance(below, Constant):
-                return self.atom(below, at)
-            if below.size != source.size or below.dtype != source.dtype:
-                break
-            source = below
-        if source not in writer.pointers:
-            raise UnsupportedError(f"a computed value of shape {source.shape} repeated")
-        pointer = self.pointer(writer.pointers[source])
-        kind = "i8" if source.dtype == np.bool_ else self.number
-        start = pointer
-        if groups > 1:
-            group = self.name(f"udiv i64 %r, {writer.num_rows // groups}")
-            by = self.name(f"mul i64 {group}, {num_units}")
-            start = self.name(f"getelementptr {kind}, ptr {pointer}, i64 {by}")
-        if num_units > 1 and kind == self.number:
-            start = self.name(f"getelementptr {kind}, ptr {start}, i64 {self.column}")
-            start = self.name(f"getelementptr {kind}, ptr {start}, i64 {at}")
-            return self.name(f"load <{self.lanes} x {kind}>, ptr {start}, align 4")
-        if num_units > 1:
-            raise UnsupportedError("flags of the units repeated")
-        scalar = self.name(f"load {kind}, ptr {start}")
-        if kind == "i8":
-            return self.splat("i1", self.name(f"trunc i8 {scalar} to i1"))
-        return self.splat(self.number, scalar)
-
-
 def _bits(value) -> tuple:
     """Equal for equal numbers only; what is printed of them may be less."""
     array = np.asarray(value)
     return array.dtype.str, array.shape, array.tobytes()
-
-
-def _values(each):
-    return [atom for atom in each.inputs if isinstance(atom, Value)]
 
 
 def _without_repeats(program: Program) -> Program:
@@ -709,113 +494,9 @@ def _without_repeats(program: Program) -> Program:
     return Program(program.inputs, ops, outputs)
 
 
-def _shift(name, number, pointer, index, size, offset=0) -> list[str]:
-    """A pointer further on by `index` times `size` numbers and `offset`."""
-    return [
-        f"{name}.by = mul i64 {index}, {size}",
-        f"{name}.to = add i64 {name}.by, {offset}",
-        f"{name} = getelementptr {number}, ptr {pointer}, i64 {name}.to",
-    ]
-
-
-def _repeated(name: str, args: Iterable[str], lines: list[str], index: str, times: int) -> str:
-    """A function that does the same for every value of `index`."""
-    loop = ["entry:", "br label %turn", "turn:", f"{index} = phi i64 [0, %entry], [%next, %turn]"]
-    loop += [*lines, f"%next = add i64 {index}, 1", f"%more = icmp ult i64 %next, {times}"]
-    loop += ["br i1 %more, label %turn, label %done", "done:", "ret void"]
-    return define(
-        f"internal void {name}({', '.join(f'ptr noalias {arg}' for arg in args)}) noinline", loop
-    )
-
-
 def _field(name: str, pointer: str, offset: int, kind: str) -> list[str]:
     """A field of a structure of XLA's."""
     return [
         f"{name}.at = getelementptr i8, ptr {pointer}, i64 {offset}",
         f"{name} = load {kind}, ptr {name}.at",
     ]
-
-
-def _block(name, rows, count, lanes, depth, place, out, kind) -> str:
-    """C [rows, panel] = A [rows, K] times a panel [K, panel], the sums in registers."""
-    vector, turns = f"<{lanes} x {kind.name}>", 4
-    lines = ["entry:"]
-    cells = [(i, j) for i in range(rows) for j in range(count)]
-
-    def turn(prefix, u, sums):
-        """One more row of the panel."""
-        for j in range(count):
-            at = (u * count + j) * lanes
-            lines.append(f"%{prefix}q{j} = getelementptr {kind.name}, ptr %{prefix[0]}b, i64 {at}")
-            lines.append(f"%{prefix}b{j} = load {vector}, ptr %{prefix}q{j}, align 4")
-        for i in range(rows):
-            at = i * place.stride + u
-            lines.append(f"%{prefix}p{i} = getelementptr {kind.name}, ptr %{prefix[0]}a, i64 {at}")
-            lines.append(f"%{prefix}x{i} = load {kind.name}, ptr %{prefix}p{i}, align 4")
-            lines.append(
-                f"%{prefix}y{i} = insertelement {vector} poison, {kind.name} %{prefix}x{i}, i32 0"
-            )
-            lines.append(
-                f"%{prefix}a{i} = shufflevector {vector} %{prefix}y{i}, {vector} poison, "
-                f"<{lanes} x i32> zeroinitializer"
-            )
-            for j in range(count):
-                lines.append(
-                    f"%{prefix}s{i}_{j} = call {vector} @llvm.fma.v{lanes}{kind.suffix}({vector} "
-                    f"%{prefix}a{i}, {vector} %{prefix}b{j}, {vector} {sums[i, j]})"
-                )
-        return {(i, j): f"%{prefix}s{i}_{j}" for i, j in cells}
-
-    whole = depth // turns * turns
-    sums = dict.fromkeys(cells, "zeroinitializer")
-    if whole:
-        lines += ["br label %turn", "turn:", "%k = phi i64 [0, %entry], [%k2, %turn]"]
-        lines += ["%ma = phi ptr [%a, %entry], [%ma2, %turn]"]
-        lines += ["%mb = phi ptr [%b, %entry], [%mb2, %turn]"]
-        for i, j in cells:
-            last = f"%m{turns - 1}s{i}_{j}"
-            lines.append(f"%s{i}_{j} = phi {vector} [zeroinitializer, %entry], [{last}, %turn]")
-        sums = {(i, j): f"%s{i}_{j}" for i, j in cells}
-        for u in range(turns):
-            sums = turn(f"m{u}", u, sums)
-        lines += [f"%ma2 = getelementptr {kind.name}, ptr %ma, i64 {turns}"]
-        lines += [f"%mb2 = getelementptr {kind.name}, ptr %mb, i64 {turns * count * lanes}"]
-        lines += [f"%k2 = add i64 %k, {turns}", f"%more = icmp ult i64 %k2, {whole}"]
-        lines += ["br i1 %more, label %turn, label %rest", "rest:"]
-    lines += [f"%ra = getelementptr {kind.name}, ptr %a, i64 {whole}"]
-    lines += [f"%rb = getelementptr {kind.name}, ptr %b, i64 {whole * count * lanes}"]
-    for u in range(depth - whole):
-        sums = turn(f"r{u}", u, sums)
-    for i, j in cells:
-        at = i * out.stride + j * lanes
-        lines.append(f"%c{i}_{j} = getelementptr {kind.name}, ptr %c, i64 {at}")
-        lines.append(f"store {vector} {sums[i, j]}, ptr %c{i}_{j}, align 4")
-    head = f"internal void {name}(ptr noalias %a, ptr noalias %b, ptr noalias %c) noinline"
-    return define(head, [*lines, "ret void"])
-
-
-def _pack(name, depth, width, panel, is_by_row, number) -> str:
-    """A matrix, [K, N] or (not by row) [N, K], into panels [N / panel, K, panel], zeros added."""
-    panels = -(-width // panel)
-    stride = (width, 1) if is_by_row else (1, depth)
-    lines = ["entry:", "br label %panel", "panel:", "%j = phi i64 [0, %entry], [%j2, %done]"]
-    lines += [f"%first = mul i64 %j, {panel}", f"%left = sub i64 {width}, %first"]
-    lines += [f"%full = icmp uge i64 %left, {panel}"]
-    lines += [f"%some = select i1 %full, i64 {panel}, i64 %left"]
-    lines += [f"%to = mul i64 %first, {depth}", "br label %row", "row:"]
-    lines += ["%k = phi i64 [0, %panel], [%k2, %end]"]
-    lines += [f"%tk = mul i64 %k, {panel}", "%at = add i64 %to, %tk"]
-    lines += [f"%fk = mul i64 %k, {stride[0]}", "br label %column", "column:"]
-    lines += ["%n = phi i64 [0, %row], [%n2, %column]", "%here = icmp ult i64 %n, %some"]
-    lines += ["%column0 = add i64 %first, %n"]
-    lines += ["%inside = select i1 %here, i64 %column0, i64 %first"]
-    lines += [f"%fn = mul i64 %inside, {stride[1]}", "%from = add i64 %fk, %fn"]
-    lines += [f"%p = getelementptr {number}, ptr %m, i64 %from", f"%x = load {number}, ptr %p"]
-    lines += [f"%y = select i1 %here, {number} %x, {number} 0.0", "%d = add i64 %at, %n"]
-    lines += [f"%q = getelementptr {number}, ptr %o, i64 %d", f"store {number} %y, ptr %q"]
-    lines += ["%n2 = add i64 %n, 1", f"%more = icmp ult i64 %n2, {panel}"]
-    lines += ["br i1 %more, label %column, label %end", "end:", "%k2 = add i64 %k, 1"]
-    lines += [f"%again = icmp ult i64 %k2, {depth}", "br i1 %again, label %row, label %done"]
-    lines += ["done:", "%j2 = add i64 %j, 1", f"%on = icmp ult i64 %j2, {panels}"]
-    lines += ["br i1 %on, label %panel, label %out", "out:", "ret void"]
-    return define(f"internal void {name}(ptr noalias %m, ptr noalias %o) noinline", lines)

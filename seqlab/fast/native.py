@@ -24,7 +24,8 @@ from jax.extend import core
 from jax.interpreters import ad, batching, mlir
 
 from seqlab.fast import machine
-from seqlab.fast.program import INLINED, from_jaxpr
+from seqlab.fast.columns import UnsupportedError
+from seqlab.fast.program import INLINED, choose, from_jaxpr, merge
 
 NAME = "seqlab_steps"  # of the primitive
 NEEDED = ("avx2", "fma")  # what the processor must have
@@ -53,7 +54,7 @@ class Steps:
                 self.reverse,
                 _registers(),
             )
-        except machine.UnsupportedError as error:
+        except UnsupportedError as error:
             return f"the step holds {error}"
         except RecursionError:
             return "the step holds too long a chain of operations"
@@ -150,12 +151,9 @@ def _jvp(primals, tangents, *, steps):
     moves = [not isinstance(d, ad.Zero) for d in tangents]
 
     def scan(*moving):
-        moving = iter(moving)
-        args = [next(moving) if yes else x for x, yes in zip(primals, moves, strict=True)]
-        return _scan(*args, steps=steps)
+        return _scan(*merge(primals, moving, moves), steps=steps)
 
-    at = tuple(x for x, yes in zip(primals, moves, strict=True) if yes)
-    return jax.jvp(scan, at, tuple(d for d in tangents if not isinstance(d, ad.Zero)))
+    return jax.jvp(scan, tuple(choose(primals, moves)), tuple(choose(tangents, moves)))
 
 
 def transposed(
@@ -175,18 +173,17 @@ def transposed(
       as `trace_steps`.
     """
     fixed, carry, rows = _parts(steps, steps.program.in_avals)
-    linear = [x for x, yes in zip(rows, is_linear, strict=True) if yes]
-    known = [x for x, yes in zip(rows, is_linear, strict=True) if not yes]
-    emitted = steps.program.out_avals[steps.num_carry :]
-    given = [x for x, yes in zip(emitted, is_given, strict=True) if yes]
+    is_known = [not yes for yes in is_linear]
+    linear, known = choose(rows, is_linear), choose(rows, is_known)
+    given = choose(steps.program.out_avals[steps.num_carry :], is_given)
 
     def step(fixed, ct_carry, row):
+        known_rows = merge(rows, row[: len(known)], is_known)
+
         def forward(d_carry, d_rows):
-            d_rows, rest = iter(d_rows), iter(row[: len(known)])
-            whole = [next(d_rows) if yes else next(rest) for yes in is_linear]
+            whole = merge(known_rows, d_rows, is_linear)
             found = core.jaxpr_as_fun(steps.program)(*fixed, *d_carry, *whole)
-            after, emitted = found[: steps.num_carry], found[steps.num_carry :]
-            return after, [x for x, yes in zip(emitted, is_given, strict=True) if yes]
+            return found[: steps.num_carry], choose(found[steps.num_carry :], is_given)
 
         back = jax.linear_transpose(forward, list(map(_shape, carry)), list(map(_shape, linear)))
         return back((ct_carry, row[len(known) :]))
@@ -205,13 +202,12 @@ def _transpose(cts, *args, steps):
         return _transpose_scan(cts, args, steps)
     is_linear = [ad.is_undefined_primal(x) for x in rows]
     ct_carry = [ad.instantiate_zeros(ct) for ct in cts[: steps.num_carry]]
-    given = [ct for ct in cts[steps.num_carry :] if not isinstance(ct, ad.Zero)]
     is_given = [not isinstance(ct, ad.Zero) for ct in cts[steps.num_carry :]]
+    given = choose(cts[steps.num_carry :], is_given)
     back, consts = transposed(steps, is_linear, is_given)
-    known = [x for x, yes in zip(rows, is_linear, strict=True) if not yes]
+    known = choose(rows, [not yes for yes in is_linear])
     found = _steps_p.bind(*consts, *fixed, *ct_carry, *known, *given, steps=back)
-    ct_linear = iter(found[len(carry) :])
-    ct_rows = [next(ct_linear) if yes else None for yes in is_linear]
+    ct_rows = merge([None] * len(rows), found[len(carry) :], is_linear)
     # A first carry that is not among the tangents is zero, or the loop would not be linear.
     ct_first = [
         ct if ad.is_undefined_primal(x) else None for x, ct in zip(carry, found, strict=False)
@@ -224,13 +220,11 @@ def _transpose_scan(cts, args, steps):
     is_linear = [ad.is_undefined_primal(x) for x in args]
 
     def scan(*linear):
-        linear = iter(linear)
-        whole = [next(linear) if yes else x for x, yes in zip(args, is_linear, strict=True)]
-        return _scan(*whole, steps=steps)
+        return _scan(*merge(args, linear, is_linear), steps=steps)
 
-    shapes = [_shape(x.aval) for x in args if ad.is_undefined_primal(x)]
-    found = iter(jax.linear_transpose(scan, *shapes)([ad.instantiate_zeros(ct) for ct in cts]))
-    return [next(found) if yes else None for yes in is_linear]
+    shapes = [_shape(x.aval) for x in choose(args, is_linear)]
+    found = jax.linear_transpose(scan, *shapes)([ad.instantiate_zeros(ct) for ct in cts])
+    return merge([None] * len(args), found, is_linear)
 
 
 def _batch(args, dims, *, steps):

@@ -74,6 +74,17 @@ def is_real(value: Value) -> bool:
     return jnp.issubdtype(value.dtype, jnp.inexact)
 
 
+def choose(leaves: Iterable[Any], moves: Sequence[bool]) -> list[Any]:
+    """Those that move."""
+    return [leaf for leaf, yes in zip(leaves, moves, strict=True) if yes]
+
+
+def merge(leaves: Iterable[Any], moving: Iterable[Any], moves: Sequence[bool]) -> list[Any]:
+    """`leaves`, with those that move taken from `moving`."""
+    moving = iter(moving)
+    return [next(moving) if yes else leaf for leaf, yes in zip(leaves, moves, strict=True)]
+
+
 def value_like(leaf: Any) -> Value:
     """A `Value` of the shape and dtype of an array, a tracer or a `Value`."""
     return Value(tuple(leaf.shape), leaf.dtype)

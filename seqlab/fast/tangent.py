@@ -5,7 +5,6 @@ A_t and e_t are made of is computed for a whole chunk at once, from the carries 
 values that the loop has kept because they were dear; the rest is the loop's (`Tangent.step`).
 """
 
-from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,10 +18,12 @@ from seqlab.fast.program import (
     Body,
     Op,
     Value,
+    choose,
     from_jaxpr,
     frontier,
     is_product,
     is_real,
+    merge,
     needed,
     op,
     reached,
@@ -247,17 +248,6 @@ def plan_tangent(
         late,
         parts.outputs,
     )
-
-
-def choose(leaves: Iterable[Any], moves: Sequence[bool]) -> list[Any]:
-    """Those that move."""
-    return [leaf for leaf, yes in zip(leaves, moves, strict=True) if yes]
-
-
-def merge(leaves: Iterable[Any], moving: Iterable[Any], moves: Sequence[bool]) -> list[Any]:
-    """`leaves`, with those that move taken from `moving`."""
-    moving = iter(moving)
-    return [next(moving) if yes else leaf for leaf, yes in zip(leaves, moves, strict=True)]
 
 
 def _made(ops):
