@@ -3,9 +3,9 @@
 What XLA runs as a loop around some forty small loops and a matrix product that lays its matrix out
 anew at every step is here one function: matrices are laid out once in panels that the registers
 read in order, and between two products everything that a number of the state needs is done while
-it is in a register. The text is that of any program of vector-matrix products and element by
-element operations (`seqlab.fast.panels`, `seqlab.fast.columns`); anything else is `UnsupportedError`, and
-stays XLA's.
+it is in a register. The text is that of any program of vector-matrix products
+(`seqlab.fast.panels`) and operations element by element (`seqlab.fast.columns`); anything else is
+`UnsupportedError`, and stays XLA's.
 
 float32 or float64. Sums and products are contracted (fused multiply-add), and `exp`, `tanh` and
 `logistic` are approximations of their own (`seqlab.fast.elementary`), so results differ from XLA's
